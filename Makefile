@@ -1,0 +1,57 @@
+# Everything runs from .venv in this folder; `make setup` makes it, and every target that needs it
+# brings it up to date first when pyproject.toml or constraints.txt have changed.
+.DEFAULT_GOAL := help
+.PHONY: help setup dry-run test lint bench system-deps clean FORCE
+
+# Named on the command line or in the environment, these are looked at even if .venv is ready.
+export PYTHON TORCH_INDEX
+READY := .venv/ready
+DRY_RUN := $(CURDIR)/dry-run
+ifneq ($(PYTHON)$(TORCH_INDEX),)
+$(READY): FORCE
+endif
+
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' \
+		$(MAKEFILE_LIST)
+	@echo
+	@echo "  make setup PYTHON=python3.12   uses that Python (3.11 or newer)"
+	@echo "  make setup TORCH_INDEX=URL     takes torch and torchvision from that package index:"
+	@echo "      without CUDA it is a quarter of the size. The URL of PyTorch's CPU index is what"
+	@echo "      pytorch.org, Get Started, shows after --index-url when you choose pip and CPU."
+
+setup: $(READY) ## Make .venv and install everything into it
+	@echo "Ready: .venv/bin/voc-train --help"
+
+$(READY): pyproject.toml constraints.txt
+	@tools/setup.sh
+
+dry-run: $(READY) ## The whole flow on a small generated archive, on the CPU
+	@mkdir -p $(DRY_RUN)
+	@.venv/bin/python -m pipeline.sample_archive $(DRY_RUN)/shapes.tar
+	@env -u PREFECT_API_URL VOC_TRAIN_HOME=$(DRY_RUN) PREFECT_HOME=$(DRY_RUN)/prefect \
+		.venv/bin/voc-train run local --archive $(DRY_RUN)/shapes.tar \
+		--classes background,disc,ring,cross --recipe tiny --wandb offline
+
+test: $(READY) ## The tests; with CI=true the system packages first
+ifeq ($(CI),true)
+	@tools/system_deps.sh
+else
+	@tools/system_deps.sh --check
+endif
+	@.venv/bin/python -m pytest
+
+lint: $(READY) ## ruff and mypy --strict
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy --strict
+
+bench: $(READY) ## Stage seconds, images a second, peak memory
+	@.venv/bin/python tests/bench/prepare_and_train.py
+
+system-deps: ## Install the system packages that some tests need (Debian, Ubuntu)
+	@tools/system_deps.sh
+
+clean: ## Remove .venv and what the tools left here; runs and stores stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Where it runs: stores, machines, the agent on the box."""

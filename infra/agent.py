@@ -1,0 +1,290 @@
+"""The agent: runs one job on the machine it stands on, and mirrors what the job makes to the store.
+
+    python -m infra.agent --store URL --run RUN --job FOLDER
+
+It needs nobody to finish: the controller may vanish, and the store may be away for a while. The
+job sees one folder and gets none of the agent's keys. SIGTERM stops the job, which may write a
+checkpoint first; the end of every story is `result.json`.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from types import FrameType
+from typing import Literal
+
+from infra.failure import Cause, Failure
+from infra.mirror import Mirror
+from infra.protocol import Heartbeat, JobSpec, Result, now, read, run_key
+from infra.stores import Store
+
+GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
+_FAILURE = "failure.json"  # the job's own word on why it failed: cause, message
+_STOPPED = "Stopped on request; it can be resumed."
+_STORE_PATIENCE = 600.0  # seconds that the last words may wait for a store that is away
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_KEYS = ("AWS_", "LINODE_", "PREFECT_")  # environment that the job must not see
+
+
+class Agent:
+    """Runs one job from its spec to its result."""
+
+    def __init__(
+        self, store: Store, run_id: str, job: Path, poll: float, grace: float = GRACE
+    ) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._job = job
+        self._poll = poll
+        self._grace = grace
+        self._mirror = Mirror(store, run_id, job / "out")
+        self._log = job / "log.txt"
+        self._log_begins = 0  # where this agent's log begins in the run's log, bytes
+        self._log_sent = 0
+        self._stop: Cause | None = None
+        self._started = now()
+
+    def stop(self, *_signal: int | FrameType | None) -> None:
+        """Ask the job to stop; it has `grace` seconds to leave a checkpoint."""
+        self._stop = self._stop or Cause.CANCELLED
+
+    def run(self) -> Result:
+        """Prepare, run, mirror, and write the result. Raises Failure where even that cannot be."""
+        try:
+            spec = read(self._store, run_key(self._run_id, "spec.json"), JobSpec)
+            if spec is None:
+                raise Failure(Cause.BAD_INPUT, f"There is no run {self._run_id} in the store.")
+            self._prepare(spec)
+            result = self._run_job(spec)
+        except Failure as failure:
+            result = self._result(None, failure.cause, str(failure))
+        except Exception as error:
+            traceback.print_exc()
+            result = self._broken(error)
+        return self._insist(result)
+
+    def _prepare(self, spec: JobSpec) -> None:
+        self._beat("preparing")
+        out = self._job / "out"
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _FAILURE).unlink(missing_ok=True)  # an earlier attempt's
+        self._mirror.restore()
+        for piece in self._store.list(run_key(self._run_id, "log")):
+            self._log_begins = int(PurePosixPath(piece.key).stem) + piece.size
+        for name, text in spec.files.items():
+            path = self._job / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        for wanted in spec.inputs:
+            self._must_go_on()
+            path = self._job / wanted.path
+            if not path.exists():  # it gets its name only when it is verified
+                self._store.get_file(wanted.key, path, sha256=wanted.sha256, link=True)
+        self._must_go_on()
+
+    def _must_go_on(self) -> None:
+        if self._stop:
+            raise Failure(self._stop, _STOPPED)
+
+    def _run_job(self, spec: JobSpec) -> Result:
+        argv = [sys.executable, *spec.argv[1:]] if spec.argv[0] == "python" else [*spec.argv]
+        deadline = time.monotonic() + spec.deadline_seconds
+        with self._log.open("wb") as log:
+            child = subprocess.Popen(
+                argv,
+                cwd=self._job,
+                env=_without_keys(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        ended = threading.Event()
+        # Apart from the job's supervision, which must not wait for a store that does not answer.
+        reporter = threading.Thread(target=self._report_until, args=(ended,))
+        reporter.start()
+        kill_at = math.inf
+        try:
+            while True:
+                try:
+                    child.wait(self._poll)
+                    break
+                except subprocess.TimeoutExpired:
+                    pass
+                if self._stop is None and time.monotonic() > deadline:
+                    self._stop = Cause.DEADLINE
+                if self._stop and kill_at == math.inf:
+                    kill_at = time.monotonic() + self._grace
+                    child.terminate()
+                if time.monotonic() > kill_at:
+                    break
+        finally:
+            _end_group(child)
+            ended.set()
+            reporter.join()
+        return self._judge(child.returncode)
+
+    def _report_until(self, ended: threading.Event) -> None:
+        while not ended.wait(self._poll):
+            self._beat("running")
+            try:
+                self._mirror_all()
+            except Failure as failure:
+                _say(failure)  # training goes on; what is missing follows at the next look
+            except Exception:
+                traceback.print_exc()  # a broken mirror must not break the job
+
+    def _judge(self, code: int) -> Result:
+        """Whose fault it was: the job's own word counts first, then how it ended."""
+        if code == 0:
+            return self._result(0, None, "done")
+        if self._stop is Cause.DEADLINE:
+            return self._result(
+                code, Cause.DEADLINE, "The time limit was reached; raise it to go on from here."
+            )
+        if self._stop:
+            return self._result(code, self._stop, _STOPPED)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            said = json.loads((self._job / "out" / _FAILURE).read_bytes())
+            return self._result(code, Cause(said["cause"]), said["message"])
+        if code == -signal.SIGKILL:
+            return self._result(
+                code,
+                Cause.OUT_OF_MEMORY,
+                "The job was killed from outside, as Linux does when memory runs out: take a "
+                "smaller --set batch_size or fewer workers.",
+            )
+        tail = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        return self._result(
+            code, Cause.USER_ERROR, f"The job ended with code {code}: {' '.join(tail)}"
+        )
+
+    def _result(self, code: int | None, cause: Cause | None, message: str) -> Result:
+        return Result(
+            exit_code=code, cause=cause, message=message, started=self._started, ended=now()
+        )
+
+    def _broken(self, error: Exception) -> Result:
+        return self._result(
+            None,
+            Cause.AGENT_LOST,
+            f"The agent failed ({type(error).__name__}: {error}); its own log says where. What the "
+            "job had mirrored until then is in the store.",
+        )
+
+    def _beat(self, state: Literal["preparing", "running", "finishing"]) -> None:
+        heartbeat = Heartbeat(time=now(), state=state)
+        with contextlib.suppress(OSError, ValueError):  # none yet, or none that can be read
+            progress = json.loads((self._job / "out" / "progress.json").read_bytes())
+            heartbeat = Heartbeat(time=now(), state=state, progress=progress)
+        try:
+            key = run_key(self._run_id, "heartbeat.json")
+            self._store.put(key, heartbeat.model_dump_json().encode())
+        except Failure as failure:
+            _say(failure)
+
+    def _mirror_all(self, *, last: bool = False) -> None:
+        self._send_log()
+        self._mirror.sync(last=last)
+
+    def _send_log(self) -> None:
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._log_sent)
+            piece = log.read()
+        if piece:
+            key = run_key(self._run_id, "log", f"{self._log_begins + self._log_sent:012d}.txt")
+            self._store.put(key, piece)
+            self._log_sent += len(piece)
+
+    def _insist(self, result: Result) -> Result:
+        """Bring the last words home even if the store is away for a while; returns them."""
+        until = time.monotonic() + _STORE_PATIENCE
+        while True:
+            self._beat("finishing")
+            try:
+                try:
+                    self._mirror_all(last=True)
+                except Failure:
+                    raise
+                except Exception as error:
+                    traceback.print_exc()
+                    result = self._broken(error)
+                key = run_key(self._run_id, "result.json")
+                self._store.put(key, result.model_dump_json().encode())
+                return result
+            except Failure as failure:
+                _say(failure)
+                # Whoever asked to stop is waiting.
+                if time.monotonic() > until or self._stop is Cause.CANCELLED:
+                    raise
+                time.sleep(5)
+
+
+def _without_keys() -> dict[str, str]:
+    """This environment less every key; the job needs a folder and, if asked, W&B."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_KEYS)}
+    nothing = {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
+    return kept | nothing | {"PYTHONUNBUFFERED": "1"}
+
+
+def _end_with_parent() -> None:
+    """In the child before exec: when the agent is killed, the job is told to stop (Linux only)."""
+    if _PRCTL:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end_group(child: "subprocess.Popen[bytes]") -> None:
+    """Nothing that the job started outlives it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _say(failure: Failure) -> None:
+    stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+    print(f"{stamp} {failure.cause} {failure}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Command line; 0 when the result says done, 1 otherwise."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.agent",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--store", required=True, help="file:///folder or s3://bucket/prefix")
+    parser.add_argument("--run", required=True, help="the run's id; its spec must be in the store")
+    parser.add_argument("--job", required=True, type=Path, help="the job's folder; is made")
+    parser.add_argument("--poll", type=float, default=1.0, help="seconds between two looks")
+    parser.add_argument(
+        "--grace", type=float, default=GRACE, help="seconds for the job between stop and kill"
+    )
+    args = parser.parse_args()
+    try:
+        store = Store.open(args.store)
+        agent = Agent(store, args.run, args.job.absolute(), args.poll, args.grace)
+        signal.signal(signal.SIGTERM, agent.stop)
+        signal.signal(signal.SIGINT, agent.stop)
+        return 0 if agent.run().cause is None else 1
+    except Failure as failure:
+        _say(failure)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Why a run failed: one enumeration, one sentence, one exit code."""
+
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Every failure has exactly one of these."""
+
+    BAD_INPUT = "BAD_INPUT"
+    STORE = "STORE"
+    USER_ERROR = "USER_ERROR"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    STALLED = "STALLED"
+    AGENT_LOST = "AGENT_LOST"
+    DEADLINE = "DEADLINE"
+    CANCELLED = "CANCELLED"
+    BELOW_GATE = "BELOW_GATE"
+    CORRUPT = "CORRUPT"
+
+
+# What the caller can cure by changing the command line exits 2, like any other wrong input.
+_WRONG_INPUT = {Cause.BAD_INPUT, Cause.STORE}
+
+
+class Failure(Exception):
+    """A failure with its cause; the message says in one or two sentences what to do."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[type["Failure"], tuple[Cause, str]]:
+        return Failure, (self.cause, str(self))
+
+    @property
+    def exit_code(self) -> int:
+        """2 for wrong input, 1 for everything else."""
+        return 2 if self.cause in _WRONG_INPUT else 1

@@ -1,0 +1,59 @@
+"""Machines: computers that run a job. So far this one; the agent and the store do the rest."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.agent import GRACE
+from infra.stores import Store
+
+
+class LocalMachine:
+    """This computer: the agent is a detached child process with a folder for the job."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._agent: subprocess.Popen[bytes] | None = None
+
+    def start(self, store: Store, run_id: str) -> None:
+        """Start the agent for a run whose spec is in the store; returns at once."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "infra.agent", "--store", store.url, "--run", run_id]
+        with (self._folder / "agent.log").open("ab") as log:
+            self._agent = subprocess.Popen(
+                [*command, "--job", str(self._folder / "job"), "--poll", "0.5"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal is ours to pass on, after which we wait for the result.
+                start_new_session=True,
+            )
+
+    def alive(self) -> bool:
+        """Whether the agent is running."""
+        return self._agent is not None and self._agent.poll() is None
+
+    def stop(self) -> None:
+        """Stop the job and wait until nothing of it runs; harmless when it has ended."""
+        if self._agent is None:
+            return
+        if self.alive():
+            self._agent.send_signal(signal.SIGTERM)
+        try:
+            self._agent.wait(GRACE + 15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._agent.pid, signal.SIGKILL)
+            self._agent.wait()
+
+    def clean(self) -> None:
+        """Remove the job's folder; the store has all of it once there is a result."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def last_words(self) -> str:
+        """The end of the agent's own log, for when there is no result."""
+        log = self._folder / "agent.log"
+        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        return lines[-1] if lines else "it said nothing"

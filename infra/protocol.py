@@ -1,0 +1,84 @@
+"""What controller and agent say to each other, all of it through objects in the store.
+
+    runs/<run>/spec.json          the job, written by the controller before anything starts
+    runs/<run>/heartbeat.json     the agent is alive, and how far the job is
+    runs/<run>/log/<offset>.txt   the job's output, immutable pieces named by their first byte
+    runs/<run>/…                  what the job left in `out/`: checkpoints, metrics.jsonl, samples
+    runs/<run>/result.json        how it ended; written last, once
+
+No object is changed by two writers.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra.failure import Cause, Failure
+from infra.stores import Store
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Input(BaseModel):
+    """An object that the job needs as a file, by its path inside the job's folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    path: str
+    size: int
+    sha256: str
+
+
+class JobSpec(BaseModel):
+    """A job for an agent: any argv, run in a folder that holds its inputs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    argv: tuple[str, ...]  # a first word `python` means the agent's own interpreter
+    inputs: tuple[Input, ...] = ()
+    files: dict[str, str] = {}  # small text files to write beside the inputs
+    deadline_seconds: float  # the agent stops the job after this long
+
+
+class Heartbeat(BaseModel):
+    """A sign of life; `progress` is the job's own `progress.json`."""
+
+    time: datetime
+    state: Literal["preparing", "running", "finishing"]
+    progress: dict[str, Any] = {}
+
+
+class Result(BaseModel):
+    """How a job ended. `cause` is None exactly when the job did all it had to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    exit_code: int | None
+    cause: Cause | None
+    message: str
+    started: datetime
+    ended: datetime
+
+
+def run_key(run_id: str, *parts: str) -> str:
+    """The key of something that belongs to a run."""
+    return "/".join(("runs", run_id, *parts))
+
+
+def now() -> datetime:
+    """The time as everything in the store writes it: UTC."""
+    return datetime.now(UTC)
+
+
+def read(store: Store, key: str, kind: type[M]) -> M | None:
+    """Read an object as a model; None when it is absent, Failure(CORRUPT) when it is damaged."""
+    data = store.get(key)
+    try:
+        return None if data is None else kind.model_validate_json(data)
+    except ValidationError:
+        raise Failure(
+            Cause.CORRUPT, f"{key} in {store.url} is damaged; delete it there and run again."
+        ) from None

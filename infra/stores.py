@@ -1,0 +1,286 @@
+"""The store: a folder or a bucket behind one URL, and everything a run remembers.
+
+`file:///abs/path` (or a plain path) is a folder on this computer, `s3://bucket/prefix` a bucket of
+any S3 server. Both go through obstore: a put is atomic on either, so a reader never sees half an
+object. Credentials come from the environment only (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+`AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_CA_BUNDLE`), never from the URL. A folder is made by the
+first put; until then it is an empty store, and looking at it leaves no trace.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import unquote, urlsplit
+
+from infra.failure import Cause, Failure
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_CHUNK = 8 << 20  # bytes; the size of a multipart part and of a download chunk
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A person who mistyped an endpoint hears of it within 2 s where the connection is refused and
+# within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
+# follows it, asks again by itself for much longer.
+_CONNECT, _RETRY_FOR, _RETRIES = timedelta(seconds=5), timedelta(seconds=20), 6
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object in a listing; size in bytes."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+def s3_options() -> dict[str, Any]:
+    """What obstore needs beyond the environment it reads itself, for `S3Store` and fsspec alike."""
+    options: dict[str, Any] = {
+        "client_options": {"connect_timeout": _CONNECT, "timeout": "5 minutes"},
+        "retry_config": {"max_retries": _RETRIES, "retry_timeout": _RETRY_FOR},
+    }
+    # obstore's switch for a server without TLS, which then need not be in the environment twice.
+    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["client_options"]["allow_http"] = True
+    # boto's variable for a private certificate authority; obstore does not read it by itself.
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        options["client_options"]["root_certificate"] = Path(bundle).read_bytes()
+    return options
+
+
+class Store:
+    """Objects by key under one URL. Keys use `/` and never start with it."""
+
+    def __init__(self, url: str, at: "Path | ObjectStore") -> None:
+        self.url = url
+        self._folder = at if isinstance(at, Path) else None
+        self._bucket = None if isinstance(at, Path) else at
+
+    @classmethod
+    def open(cls, url: str) -> "Store":
+        """Open a store by URL; `Failure(STORE)` when the URL is not one. Asks no server yet."""
+        from obstore.store import S3Store
+
+        parts = urlsplit(url)
+        if parts.username or parts.password:
+            raise Failure(
+                Cause.STORE,
+                "The store URL contains a user or password; remove it and set AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY in the environment instead.",
+            )
+        if not parts.scheme or (parts.scheme == "file" and parts.netloc in ("", "localhost")):
+            folder = Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute()
+            there = next(path for path in (folder, *folder.parents) if path.exists())
+            if not there.is_dir():
+                raise Failure(Cause.STORE, f"{there} is a file; a store is a folder or a bucket.")
+            return cls(folder.as_uri(), folder)
+        if parts.scheme == "s3" and parts.netloc:
+            # Without these the library asks the network for keys, and waits long for no answer.
+            if not {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys():
+                raise Failure(
+                    Cause.STORE,
+                    f"There is no key for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+                    "(and AWS_ENDPOINT_URL, unless it is Amazon's) in the environment.",
+                )
+            with _explained(url, ""):
+                prefix = parts.path.strip("/") or None
+                return cls(url.rstrip("/"), S3Store(parts.netloc, prefix=prefix, **s3_options()))
+        raise Failure(
+            Cause.STORE,
+            f"{url!r} is not a store: use file:///a/folder, a plain path or s3://bucket/prefix.",
+        )
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def _objects(self, *, write: bool = False) -> "ObjectStore":
+        from obstore.store import LocalStore, MemoryStore
+
+        if self._bucket is not None:
+            return self._bucket
+        assert self._folder is not None
+        if not write and not self._folder.exists():
+            return MemoryStore()  # an empty store
+        return LocalStore(self._folder, mkdir=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write one object, whole or not at all."""
+        import obstore
+
+        with _explained(self.url, key):
+            obstore.put(self._objects(write=True), key, data)
+
+    def put_file(self, key: str, path: Path, *, move: bool = False) -> None:
+        """Write a file's content as one object, streaming; `move` may rename it into a folder.
+
+        A `path` that is not there raises FileNotFoundError.
+        """
+        import obstore
+
+        with path.open("rb") as file, _explained(self.url, key):
+            if move and self._folder is not None:
+                target = self._folder / key
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if path.stat().st_dev == target.parent.stat().st_dev:
+                    path.replace(target)
+                    return
+            obstore.put(self._objects(write=True), key, file, chunk_size=_CHUNK)
+        if move:
+            path.unlink()
+
+    def get(self, key: str) -> bytes | None:
+        """Read one object, or None when there is none."""
+        import obstore
+
+        with _explained(self.url, key):
+            try:
+                return bytes(obstore.get(self._objects(), key).bytes())
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):  # a mistyped bucket is no empty one
+                    raise
+                return None
+
+    def get_file(
+        self, key: str, path: Path, *, sha256: str | None = None, link: bool = False
+    ) -> None:
+        """Bring one object to `path`, whole and verified or not at all.
+
+        With `link`, a store that is a folder gives a symbolic link to the object, no copy. Raises
+        Failure(STORE) when there is no such object, Failure(CORRUPT) when it has another sha256.
+        """
+        part = path.with_name(path.name + ".part")
+        with _explained(self.url, key):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part.unlink(missing_ok=True)
+                if self._folder is None:
+                    self._download(key, part)
+                elif link:
+                    part.symlink_to(self._folder / key)
+                else:
+                    shutil.copyfile(self._folder / key, part)
+                if sha256 is not None:
+                    self._verify(key, part, sha256)
+                part.replace(path)
+            except FileNotFoundError:
+                raise Failure(Cause.STORE, f"There is no {key} in {self.url}.") from None
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise Failure(
+                    Cause.STORE, f"The disk is full: {path} could not be written; free some space."
+                ) from error
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _download(self, key: str, path: Path) -> None:
+        """By ranges: each is a request of its own, so a slow or broken line costs one chunk."""
+        import obstore
+
+        objects = self._objects()
+        size = obstore.head(objects, key)["size"]
+        with path.open("wb") as file:
+            for start in range(0, size, _CHUNK):
+                end = min(start + _CHUNK, size)
+                file.write(obstore.get_range(objects, key, start=start, end=end))
+
+    def _verify(self, key: str, path: Path, sha256: str) -> None:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return
+        whole = "/".join(key.split("/")[:2])
+        raise Failure(
+            Cause.CORRUPT,
+            f"{key} in {self.url} is damaged: its sha256 is not {sha256[:12]}…; "
+            f"delete {whole} there and run again.",
+        )
+
+    def size(self, key: str) -> int | None:
+        """Size of one object in bytes, or None when there is none."""
+        import obstore
+
+        with _explained(self.url, key):
+            try:
+                return int(obstore.head(self._objects(), key)["size"])
+            except FileNotFoundError:
+                return None
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """All objects whose key starts with the folder `prefix`, in order of their keys."""
+        import obstore
+
+        with _explained(self.url, prefix):
+            entries = [
+                Entry(meta["path"], meta["size"], meta["last_modified"])
+                for batch in obstore.list(self._objects(), prefix.rstrip("/") or None)
+                for meta in batch
+            ]
+        return iter(sorted(entries, key=lambda entry: entry.key))
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names directly under the folder `prefix`, one request however much lies below them."""
+        import obstore
+
+        with _explained(self.url, prefix):
+            found = obstore.list_with_delimiter(self._objects(), prefix.rstrip("/"))
+        return tuple(sorted(name.rsplit("/", 1)[-1] for name in found["common_prefixes"]))
+
+    def delete(self, key: str) -> None:
+        """Delete one object; absent already is a success."""
+        import obstore
+
+        with _explained(self.url, key):
+            try:
+                obstore.delete(self._objects(), key)
+            except FileNotFoundError:
+                return
+
+    def local_path(self, key: str) -> Path | None:
+        """Where the object lies on this computer, for a store that is a folder; else None."""
+        return None if self._folder is None else self._folder / key
+
+
+@contextmanager
+def _explained(url: str, key: str) -> Iterator[None]:
+    """Turn what the libraries raise into one sentence with a cure."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        _explain(url, key, error)
+
+
+def _explain(url: str, key: str, error: Exception) -> NoReturn:
+    # obstore's messages carry a Rust debug dump after the first paragraph, and may repeat headers.
+    said = str(error).split("\n\nDebug source")[0].strip()
+    where = f"{url}/{key}" if key else url
+    number = getattr(error, "errno", None)
+    if number in _FULL or re.search(
+        r"No space left|quota exceeded|File too large|QuotaExceeded", said, re.IGNORECASE
+    ):
+        cure = f"The store is full: {where} could not be written. Free some space or use another."
+    elif number in (errno.EACCES, errno.EPERM, errno.EROFS) or re.search(
+        r"Permission denied|Read-only file system|AccessDenied|Forbidden|\b403\b|\b401\b"
+        r"|InvalidAccessKeyId|SignatureDoesNotMatch|not permitted",
+        said,
+    ):
+        cure = (
+            f"No permission for {where}: check the folder's rights, or the key in "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and what it may do."
+        )
+    elif "NoSuchBucket" in said:
+        cure = f"The bucket of {url} does not exist; create it first, or check the name."
+    else:
+        first = said.splitlines()[0][:300] if said else type(error).__name__
+        cure = f"The store {where} does not answer as it should: {first}"
+    raise Failure(Cause.STORE, cure) from error

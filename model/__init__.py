@@ -1,0 +1,1 @@
+"""What is trained: nets, losses, data, recipes, the loop."""

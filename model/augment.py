@@ -1,0 +1,49 @@
+"""Augmentation of a photo and its mask; the one file that knows albumentations."""
+
+import math
+import os
+import random
+
+import numpy as np
+import numpy.typing as npt
+
+from model.dataset import VOID
+from model.recipe import Recipe
+
+# albumentations asks the network for newer versions when it is imported, unless told not to.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
+
+Image = npt.NDArray[np.uint8]
+
+
+class Augmentation:
+    """Resize, crop, turn, flip and recolour at random, the same way for the same seed."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        size = recipe.image_size
+        low, high = recipe.scale
+        steps: list[A.BasicTransform] = []
+        if (low, high) != (1, 1):
+            # Something must be left of the smallest photo.
+            least = math.ceil(1 / low) + 1
+            steps.append(A.PadIfNeeded(least, least, fill_mask=VOID, border_mode=0, p=1))
+            steps.append(A.RandomScale(scale_limit=(low - 1, high - 1), p=1))
+        if recipe.rotate:
+            steps.append(A.Rotate(limit=recipe.rotate, fill_mask=VOID, border_mode=0, p=1))
+        # What lies outside the photo is void: it is trained on by nobody.
+        steps.append(A.PadIfNeeded(size, size, fill_mask=VOID, border_mode=0, p=1))
+        steps.append(A.RandomCrop(size, size, p=1))
+        steps.append(A.HorizontalFlip(p=recipe.flip))
+        if recipe.jitter:
+            strength = recipe.jitter
+            steps.append(A.ColorJitter(strength, strength, strength, strength / 4, p=0.8))
+        self._steps = A.Compose(steps)
+
+    def __call__(self, photo: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+        """Augment uint8 [H, W, 3] and uint8 [H, W] to squares of the recipe's image size."""
+        # One stream for all steps. `set_random_seed` would start every step at the same number, and
+        # scale, angle, position and flip would all say the same.
+        self._steps.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        done = self._steps(image=photo, mask=mask)
+        return done["image"], done["mask"]

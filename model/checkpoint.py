@@ -1,0 +1,169 @@
+"""Checkpoints: self-describing, atomic, counted only when verified.
+
+A checkpoint is a folder `<step>/` with `checkpoint.pt` and `manifest.json`. The blob is written
+first and the manifest, which holds the blob's sha256, last; a folder without a manifest that fits
+is no checkpoint. Loading one never executes code (`weights_only`).
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from model.errors import InputError
+from model.provenance import Provenance
+from model.recipe import Recipe
+
+BLOB, MANIFEST = "checkpoint.pt", "manifest.json"
+FORMAT = 1
+
+
+class Description(BaseModel):
+    """Where a checkpoint comes from; stands in the checkpoint and in its manifest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    run_id: str
+    wandb_id: str
+    recipe: Recipe
+    classes: tuple[str, ...]
+    dataset_key: str
+    dataset_digest: str
+    archives: tuple[str, ...]
+    provenance: Provenance
+    step: int
+    epoch: int
+    steps_per_epoch: int
+    miou: float | None  # on the whole validation set; None between two validations
+    iou: dict[str, float | None]  # a class that occurs nowhere has none
+
+
+class CheckpointManifest(Description):
+    """The description, and what the blob must hash to."""
+
+    size: int
+    sha256: str
+    weights_digest: str
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over the sorted (name, dtype, shape, raw bytes): what "the same checkpoint" means."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(folder: Path, description: Description, state: Mapping[str, Any]) -> CheckpointManifest:
+    """Write `folder/<step>/`, whole or not at all; `state["net"]` holds the weights."""
+    final = folder / f"{description.step:08d}"
+    part = folder / f".{description.step:08d}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    blob = part / BLOB
+    with blob.open("wb") as file:
+        torch.save({"description": description.model_dump_json(), **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    manifest = CheckpointManifest(
+        **dict(description),
+        size=blob.stat().st_size,
+        sha256=file_sha256(blob),
+        weights_digest=weights_digest(state["net"]),
+    )
+    (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    shutil.rmtree(final, ignore_errors=True)
+    part.rename(final)
+    return manifest
+
+
+def parse_manifest(data: bytes) -> CheckpointManifest | None:
+    """A manifest from its bytes, or None where they are none of ours."""
+    try:
+        return CheckpointManifest.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def verified(folder: Path) -> CheckpointManifest | None:
+    """The manifest of the checkpoint in `folder`, or None where blob and manifest do not fit."""
+    try:
+        manifest = parse_manifest((folder / MANIFEST).read_bytes())
+        if manifest and file_sha256(folder / BLOB) == manifest.sha256:
+            return manifest
+    except OSError:
+        pass
+    return None
+
+
+def load(path: Path) -> tuple[Description, dict[str, Any]]:
+    """Read a checkpoint file: its description and its state, on the CPU.
+
+    Raises InputError when the file is no checkpoint of ours, damaged, or of a newer version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        description = Description.model_validate_json(state.pop("description"))
+        state["net"]
+    except FileNotFoundError:
+        raise InputError(f"There is no checkpoint {path}.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name the {BLOB} inside it.") from None
+    except ValidationError as error:
+        raise InputError(
+            f"{path} was written by another version of voc-train ({error.error_count()} fields "
+            "differ); use that version, or train again."
+        ) from None
+    except Exception:  # on foreign bytes torch's unpickler raises whatever it stumbles over
+        raise InputError(f"{path} is not a whole checkpoint of voc-train.") from None
+    if description.format > FORMAT:
+        raise InputError(f"{path} was written by a newer voc-train; update this one.")
+    return description, state
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that verifies."""
+    return next((step for step in reversed(_steps(folder)) if verified(step)), None)
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint in `folder` with the highest mIoU (the newest of equals) that verifies."""
+    scored = [(m.miou, step) for step, m in _manifests(folder).items() if m.miou is not None]
+    return next((step for _, step in sorted(scored, reverse=True) if verified(step)), None)
+
+
+def keep_best_and_last(folder: Path) -> None:
+    """Delete every checkpoint but the best (the newest of equals) and the last."""
+    found = _manifests(folder)
+    if not found:
+        return
+    last = max(found)
+    scores = {step: -1.0 if m.miou is None else m.miou for step, m in found.items()}
+    best = max(found, key=lambda step: (scores[step], step))
+    for step in found.keys() - {last, best}:
+        shutil.rmtree(step)
+
+
+def _manifests(folder: Path) -> dict[Path, CheckpointManifest]:
+    """The readable manifests, by folder; their blobs are not looked at."""
+    read = {step: parse_manifest((step / MANIFEST).read_bytes()) for step in _steps(folder)}
+    return {step: manifest for step, manifest in read.items() if manifest}
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(step.parent for step in folder.glob(f"[0-9]*/{MANIFEST}"))

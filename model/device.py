@@ -1,0 +1,61 @@
+"""Which device computes, and in which precision."""
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+from torch.amp import GradScaler
+
+from model.errors import InputError
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU."""
+    if wanted != "auto":
+        try:
+            device = torch.device(wanted)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError):
+            raise InputError(f"Device {wanted!r} cannot be used here; try cpu or auto.") from None
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The dtype that autocast uses; float32 means no autocast.
+
+    `auto` takes bf16 only where the hardware has it: `torch.cuda.is_bf16_supported()` also says yes
+    to emulation, which is slower than fp32, and so is bf16 on a CPU without AVX-512 BF16.
+    """
+    if wanted != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+    if device.type == "cuda":
+        real = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if real else torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def default_threads() -> int:
+    """CPU threads to compute with: all cores but one, which loader and system need.
+
+    OpenMP's threads wait for each other at every layer, so one that has to share its core holds up
+    all of them: with 2 threads on 2 busy cores a step took ten times as long as with 1 (measured).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) - 1)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Autocast to `dtype` on `device`, or nothing for float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def grad_scaler(device: torch.device, dtype: torch.dtype) -> GradScaler:
+    """fp16 gradients underflow without scaling (Micikevicius et al., 2018); bf16 has the range."""
+    return GradScaler(device.type, enabled=dtype == torch.float16 and device.type == "cuda")

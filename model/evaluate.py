@@ -1,0 +1,168 @@
+"""Score a net on a whole split, one native-size image at a time.
+
+    python -m model.evaluate CHECKPOINT DATASET [--split val] [--json]
+
+Padding a batch to one size would change logits near the borders, so nothing is batched. The mIoU
+comes from one confusion matrix over all pixels of the split, void left out.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from model import checkpoint
+from model.dataset import SPLITS, Dataset, Image
+from model.device import autocast, pick_device, pick_precision
+from model.errors import InputError
+from model.loader import normalise
+from model.losses import Loss, build_loss
+from model.metrics import ConfusionMatrix
+from model.nets import build_net
+
+
+class Score(BaseModel):
+    """How good a net is on a split. A class that occurs nowhere has no IoU and does not count."""
+
+    model_config = ConfigDict(frozen=True)
+
+    split: str
+    images: int
+    miou: float
+    iou: dict[str, float | None]
+    pixel_accuracy: float
+    loss: float  # the recipe's loss, mean over images
+
+
+@dataclass
+class Evaluation:
+    """A score, and the predictions asked for: position in the split to uint8 [H, W]."""
+
+    score: Score
+    predictions: dict[int, Image] = field(default_factory=dict)
+
+
+def predict(net: nn.Module, photo: Image, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Logits float32 [1, C, H, W] of one photo uint8 [H, W, 3]; the net must be in eval mode."""
+    images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
+    with torch.inference_mode(), autocast(device, dtype):
+        logits: Tensor = net(normalise(images).contiguous(memory_format=torch.channels_last))
+    return logits.float()
+
+
+def evaluate(
+    net: nn.Module,
+    data: Dataset,
+    loss: Loss,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    keep: Collection[int] = (),
+    report: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score `net` on every sample of `data`; leaves the net in the mode it came in.
+
+    `keep` names the positions whose predictions are returned; `report` hears (done, total).
+    """
+    classes = data.manifest.classes
+    confusion = ConfusionMatrix(len(classes))
+    losses = torch.zeros((), dtype=torch.float64)
+    predictions: dict[int, Image] = {}
+    was_training = net.training
+    net.eval()
+    try:
+        for position in range(len(data)):
+            sample = data[position]
+            logits = predict(net, sample.photo, device, dtype)
+            targets = torch.from_numpy(sample.mask)[None].to(device)
+            prediction = logits.argmax(1).to(torch.uint8)
+            confusion.update(prediction, targets)
+            losses += loss(logits, targets).double().cpu()
+            if position in keep:
+                predictions[position] = prediction[0].cpu().numpy()
+            if report:
+                report(position + 1, len(data))
+    finally:
+        net.train(was_training)
+    iou = confusion.iou().tolist()
+    score = Score(
+        split=data.split,
+        images=len(data),
+        miou=confusion.miou(),
+        iou={name: None if v != v else v for name, v in zip(classes, iou, strict=True)},
+        pixel_accuracy=confusion.pixel_accuracy(),
+        loss=float(losses) / len(data),
+    )
+    return Evaluation(score, predictions)
+
+
+def evaluate_checkpoint(
+    path: Path,
+    dataset: Path,
+    *,
+    split: str = "val",
+    device: str = "auto",
+    keep: Collection[int] = (),
+    report: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score a checkpoint file on a dataset folder, in the precision and with the thread count that
+    it was trained with, so that on the same hardware the score is training's own to the last bit.
+    """
+    description, state = checkpoint.load(path)
+    data = Dataset(dataset, split)
+    if data.manifest.classes != description.classes:
+        raise InputError(
+            f"{path} knows the classes {', '.join(description.classes)}, the dataset has "
+            f"{', '.join(data.manifest.classes)}; evaluate on a dataset with the same classes."
+        )
+    recipe = description.recipe
+    where = pick_device(device)
+    dtype = pick_precision(recipe.precision, where)
+    net = build_net(recipe, len(description.classes)).to(where)
+    net.load_state_dict(state["net"])
+    net = net.to(memory_format=torch.channels_last)
+    loss = build_loss(
+        recipe.loss, tversky_alpha=recipe.tversky_alpha, tversky_beta=recipe.tversky_beta
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(description.provenance.threads)
+    try:
+        return evaluate(net, data, loss, where, dtype, keep=keep, report=report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main() -> int:
+    """Command line; 0 done, 2 wrong input."""
+    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint.pt")
+    parser.add_argument("dataset", type=Path, help="a built dataset's folder")
+    parser.add_argument("--split", default="val", choices=SPLITS)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--json", action="store_true", help="print the score as one JSON object")
+    args = parser.parse_args()
+    try:
+        score = evaluate_checkpoint(
+            args.checkpoint, args.dataset, split=args.split, device=args.device
+        ).score
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if args.json:
+        print(score.model_dump_json())
+        return 0
+    for name, iou in score.iou.items():
+        print(f"{name:>16}  {'-' if iou is None else f'{iou:.4f}'}")
+    print(
+        f"mIoU {score.miou:.4f}  pixel accuracy {score.pixel_accuracy:.4f}  {score.images} images"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A training job: all that stays the same from its first step to its last."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import ValidationError
+
+from model.checkpoint import Description
+from model.dataset import Dataset
+from model.device import pick_device, pick_precision
+from model.errors import InputError
+from model.losses import Loss, build_loss
+from model.order import BatchOrder
+from model.provenance import provenance
+from model.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train, on what, and how; `origin` is what its checkpoints will say of it."""
+
+    out: Path
+    recipe: Recipe
+    train: Dataset
+    val: Dataset
+    order: BatchOrder
+    loss: Loss
+    device: torch.device
+    dtype: torch.dtype
+    origin: Description
+
+    @classmethod
+    def open(cls, folder: Path, run_id: str, device: str) -> Self:
+        """Read `recipe.json` and `dataset/` in `folder`; InputError where one is missing or bad."""
+        recipe = _read_recipe(folder / "recipe.json")
+        train, val = Dataset(folder / "dataset", "train"), Dataset(folder / "dataset", "val")
+        where = pick_device(device)
+        dtype = pick_precision(recipe.precision, where)
+        order = BatchOrder(recipe.seed, len(train), recipe.batch_size, recipe.epochs)
+        return cls(
+            out=folder / "out",
+            recipe=recipe,
+            train=train,
+            val=val,
+            order=order,
+            loss=build_loss(
+                recipe.loss, tversky_alpha=recipe.tversky_alpha, tversky_beta=recipe.tversky_beta
+            ),
+            device=where,
+            dtype=dtype,
+            origin=Description(
+                run_id=run_id,
+                wandb_id=run_id,
+                recipe=recipe,
+                classes=train.manifest.classes,
+                dataset_key=train.manifest.key,
+                dataset_digest=train.manifest.digest,
+                archives=train.manifest.archives,
+                provenance=provenance(where, dtype),
+                step=0,
+                epoch=0,
+                steps_per_epoch=order.steps_per_epoch,
+                miou=None,
+                iou={},
+            ),
+        )
+
+
+def _read_recipe(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"The recipe {path} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise InputError(
+            f"{path} is no recipe of this version: {problem['msg']} ({where or 'whole file'})."
+        ) from None

@@ -1,0 +1,110 @@
+"""Scores of a segmentation, all from one confusion matrix over the whole set.
+
+A mean of per-image scores is another number: it counts a class once for each photo that holds it,
+however few its pixels. PASCAL VOC (Everingham et al. 2015, doi:10.1007/s11263-014-0733-5) sums
+pixels over the whole set first, and so do we.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from model.errors import InputError
+
+
+class ConfusionMatrix:
+    """Pixel counts by true and predicted class.
+
+    Attributes:
+        counts: int64 [C, C], row = true class, column = predicted class; on the device of the
+            tensors of the latest update.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Count the pixels whose target is not void.
+
+        Args:
+            prediction: uint8 or int64, [N, H, W] or [H, W], classes 0..C-1.
+            target: the same shape, uint8 or int64, classes 0..C-1 or `ignore_index`.
+
+        Raises:
+            ValueError: the shapes differ.
+            InputError: a class outside 0..C-1, in the target or, where that is not void, in the
+                prediction. Nothing of the batch is counted then.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"Prediction {list(prediction.shape)} and target {list(target.shape)} differ."
+            )
+        counted = target != self.ignore_index
+        truth, guess = target[counted].long(), prediction[counted].long()
+        self._check("target", truth)
+        self._check("prediction", guess)
+        cells = truth * self.num_classes + guess
+        counts = torch.bincount(cells, minlength=self.num_classes**2)
+        self.counts = self.counts.to(counts.device) + counts.view_as(self.counts)
+
+    def iou(self) -> Tensor:
+        """TP / (TP + FP + FN), float64 [C] on the CPU; NaN for a class that occurs in neither
+        truth nor prediction."""
+        hits, actual, predicted = self._totals()
+        return hits / (actual + predicted - hits)
+
+    def dice(self) -> Tensor:
+        """2 TP / (2 TP + FP + FN), float64 [C] on the CPU; NaN as in `iou`."""
+        hits, actual, predicted = self._totals()
+        return 2 * hits / (actual + predicted)
+
+    def miou(self) -> float:
+        """Mean of `iou` over the classes that occur in truth or prediction; 0.0 if none does.
+
+        A class that is predicted but never true counts, as 0: to invent one must cost.
+        """
+        iou = self.iou()
+        return 0.0 if bool(iou.isnan().all()) else float(iou.nanmean())
+
+    def pixel_accuracy(self) -> float:
+        """Share of the counted pixels whose class is right; 0.0 if none was counted."""
+        hits, actual, _ = self._totals()
+        return float(hits.sum() / actual.sum().clamp(min=1))
+
+    def __add__(self, other: Self) -> Self:
+        """Counts of both sets together, as a new matrix; ValueError unless the classes match."""
+        total = type(self)(self.num_classes, self.ignore_index)
+        total.counts = self.counts.clone()
+        total += other
+        return total
+
+    def __iadd__(self, other: Self) -> Self:
+        """Add the counts of another set; ValueError unless classes and void value match."""
+        ours, theirs = [(m.num_classes, m.ignore_index) for m in (self, other)]
+        if ours != theirs:
+            raise ValueError(
+                f"Matrices of (classes, void) {ours} and {theirs} count different things."
+            )
+        self.counts = self.counts + other.counts.to(self.counts.device)
+        return self
+
+    def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
+        # On the CPU, since MPS has no float64; float64 is exact up to 2**53 pixels.
+        counts = self.counts.cpu().double()
+        return counts.diag(), counts.sum(dim=1), counts.sum(dim=0)
+
+    def _check(self, name: str, classes: Tensor) -> None:
+        # Without this an index too large would be counted in another row, or as another class.
+        if classes.numel() == 0:
+            return
+        low, high = (int(bound) for bound in classes.aminmax())
+        if low < 0 or high >= self.num_classes:
+            wrong = low if low < 0 else high
+            raise InputError(
+                f"The {name} has class {wrong}, outside 0..{self.num_classes - 1} "
+                f"(void is {self.ignore_index}); check that the masks and the net "
+                "were made for the same classes."
+            )

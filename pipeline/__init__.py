@@ -1,0 +1,1 @@
+"""When it runs: stages, the flow, the command line."""

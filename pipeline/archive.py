@@ -1,0 +1,132 @@
+"""The manifest of an archive, and how to read the archive that it describes."""
+
+import hashlib
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
+
+from infra.failure import Cause, Failure
+from infra.stores import Store
+from model.errors import InputError
+from model.indexed_tar import Member, read_index
+from pipeline.download.local import local_version
+from pipeline.download.remote import Fingerprint
+
+
+class LocalFile(BaseModel):
+    """A file of the user's, and the version of it that was indexed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    version: Fingerprint
+
+    def unchanged(self) -> bool:
+        """Whether the file is there and was not written to since."""
+        try:
+            return local_version(Path(self.path)) == self.version
+        except OSError:
+            return False
+
+
+class Archive(BaseModel):
+    """A tar in the store, or one on this computer that the store points at.
+
+    sha256, size: of the uncompressed tar (lower-case hex; bytes). members: files in its index.
+    source: where it came from, without credentials or query. source_sha256: of the bytes there,
+    which may be gzip'd. location: "store", or the path of the tar when it was not copied.
+    original: the user's own tar, when it lies on this computer.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    size: int
+    members: int
+    source: str
+    source_sha256: str
+    location: str
+    original: LocalFile | None = None
+
+    @property
+    def tar_key(self) -> str:
+        """The store's key of the tar."""
+        return f"archives/{self.sha256}.tar"
+
+    @property
+    def index_key(self) -> str:
+        """The store's key of the index."""
+        return f"archives/{self.sha256}.index.jsonl"
+
+    @property
+    def manifest_key(self) -> str:
+        """The store's key of this manifest."""
+        return f"archives/{self.sha256}.json"
+
+    def is_whole(self, store: Store) -> bool:
+        """Whether the store still has what it had of this archive, without reading it."""
+        if None in (store.size(self.manifest_key), store.size(self.index_key)):
+            return False
+        return self.location != "store" or store.size(self.tar_key) == self.size
+
+
+def read_archive_index(archive: Archive, store: Store, spool: Path) -> list[Member]:
+    """The archive's files in its own order: name, and offset and size in bytes."""
+    path = store.local_path(archive.index_key)
+    if path is None:
+        path = spool / f"{archive.sha256}.index.jsonl"
+        store.get_file(archive.index_key, path)
+    members = list(read_index(path))
+    if len(members) != archive.members:
+        raise Failure(
+            Cause.CORRUPT,
+            f"{archive.index_key} in {store.url} lists {len(members)} of {archive.members} "
+            "members; delete it and run extract again.",
+        )
+    return members
+
+
+def local_tar(archive: Archive, store: Store, spool: Path) -> Path:
+    """A path on this computer from which the archive's members can be read by offset.
+
+    The user's own file or the store's, whichever is here; else a copy in the spool, which is
+    fetched once and checked against its hash.
+
+    Raises:
+        InputError: the user's file is gone or was changed after it was indexed.
+        Failure: the store lost the tar, or returns other bytes.
+    """
+    if archive.original is not None and archive.original.unchanged():
+        return Path(archive.original.path)
+    if archive.location != "store":
+        raise InputError(
+            f"{archive.location} was changed or removed after it was indexed; put it back, or run "
+            "extract again."
+        )
+    own = store.local_path(archive.tar_key)
+    if own is not None:
+        if store.size(archive.tar_key) != archive.size:
+            raise _corrupt(archive, store)
+        return own
+    copy = spool / f"{archive.sha256}.tar"
+    spool.mkdir(parents=True, exist_ok=True)
+    with FileLock(spool / f"{archive.sha256}.lock"):
+        if not copy.exists() or copy.stat().st_size != archive.size:
+            fetched = copy.with_suffix(".fetched")
+            store.get_file(archive.tar_key, fetched)
+            with fetched.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != archive.sha256:
+                fetched.unlink()
+                raise _corrupt(archive, store)
+            fetched.replace(copy)
+    return copy
+
+
+def _corrupt(archive: Archive, store: Store) -> Failure:
+    return Failure(
+        Cause.CORRUPT,
+        f"{archive.tar_key} in {store.url} is not what was stored; delete it and run "
+        "extract again.",
+    )

@@ -1,0 +1,87 @@
+"""A run in the terminal: progress bars where there is one, plain lines where there is not.
+
+Everything goes to standard error, so that standard output holds the result alone.
+"""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.run import STAGES
+
+_PLAIN_EVERY = 10.0  # seconds between two plain progress lines
+
+
+class Terminal:
+    """Listens to a run and shows it to a person; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        if self._console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.fields[mark]} {task.description:<16}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("[dim]{task.fields[note]}"),
+                console=self._console,
+            )
+        self._ids: dict[str, TaskID] = {}
+        self._next_line = 0.0
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.start()
+            for stage in STAGES:
+                self._ids[stage] = self._bars.add_task(
+                    stage, total=None, start=False, mark=" ", note="", visible=False
+                )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def waiting(self, what: str) -> None:
+        """Say what is being waited for before the first stage."""
+        self._console.print(what, style="dim")
+
+    def started(self, stage: str) -> None:
+        self._next_line = time.monotonic() + _PLAIN_EVERY
+        if self._bars:
+            self._bars.start_task(self._ids[stage])
+            self._bars.update(self._ids[stage], visible=True, mark="[cyan]▸[/]")
+        else:
+            self._console.print(f"{stage} …")
+
+    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
+        if self._bars:
+            self._bars.update(self._ids[stage], completed=done, total=total, note=note)
+        elif total and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _PLAIN_EVERY
+            self._console.print(f"{stage} {100 * done / total:.0f}% {note}".rstrip())
+
+    def said(self, stage: str, line: str) -> None:
+        self._console.print(f"  {line}", style="dim", markup=False)
+
+    def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
+        if self._bars:
+            total = self._bars.tasks[self._ids[stage]].total or 1
+            self._bars.update(
+                self._ids[stage], total=total, completed=total, mark="[green]✓[/]", note=summary
+            )
+            self._bars.stop_task(self._ids[stage])
+        else:
+            self._console.print(
+                f"{stage} {'reused' if reused else 'done'} in {seconds:.1f} s: {summary}",
+                markup=False,
+            )

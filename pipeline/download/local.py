@@ -1,0 +1,42 @@
+"""An archive that lies on this computer: hashed where it is, never copied."""
+
+from pathlib import Path
+
+from model.errors import InputError
+from pipeline.download.checksums import Checksums
+from pipeline.download.fetch import Fetched
+from pipeline.download.remote import Fingerprint
+from pipeline.download.spool import CHUNK
+from pipeline.download.url import ArchiveUrl
+from pipeline.progress import Report
+
+
+def read_local(
+    url: ArchiveUrl, path: Path, held: Fingerprint | None, report: Report
+) -> Fetched | None:
+    """Hash a file; None when it is still the version `held`.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise InputError(f"{path} {what}; give the path of a tar archive.")
+        version = local_version(path)
+        if held is not None and version.same_as(held):
+            return None
+        checksums = Checksums(url)
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                checksums.update(chunk)
+                report(checksums.size, version.size)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check its rights.") from error
+    return Fetched(path, version, checksums)
+
+
+def local_version(path: Path) -> Fingerprint:
+    """What shows that a file is still the same without reading it; OSError when it is gone."""
+    seen = path.stat()
+    return Fingerprint(size=seen.st_size, etag=f"{seen.st_ino}-{seen.st_mtime_ns}")

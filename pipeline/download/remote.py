@@ -1,0 +1,72 @@
+"""A remote archive opened at an offset, as one known version of itself.
+
+Every protocol says which version it has before it gives bytes. So a download is never continued
+with another file's bytes, and a version that is held already is not fetched again.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.download.url import ArchiveUrl
+
+
+class Interrupted(Exception):
+    """The bytes stopped coming, for a reason that may pass; the message says which."""
+
+
+class Unreachable(Interrupted):
+    """There was no answer at all: a wrong address, unless the host has answered before."""
+
+
+class Fingerprint(BaseModel):
+    """What tells one version of a file from another without reading it; size in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int | None = None
+    etag: str = ""
+    modified: str = ""
+
+    def same_as(self, other: "Fingerprint") -> bool:
+        """Whether both name the same version; False when they say too little to know."""
+        sizes = {self.size, other.size} - {None}
+        if len(sizes) > 1:
+            return False
+        if self.etag and other.etag:
+            return self.etag == other.etag
+        return bool(sizes and self.modified) and self.modified == other.modified
+
+
+class Opened(NamedTuple):
+    """An archive being read: which version, from which byte on, and its bytes."""
+
+    version: Fingerprint
+    offset: int
+    chunks: Iterable[bytes]
+
+
+def open_remote(
+    url: ArchiveUrl, offset: int, part: Fingerprint | None, held: Fingerprint | None
+) -> AbstractContextManager[Opened | None]:
+    """Open an archive at `offset` if it still is the version `part`, else at byte 0.
+
+    Gives None when it still is the version `held`: there is nothing to fetch.
+
+    Raises:
+        InputError: it cannot be had under this URL. The message never holds the URL's query.
+        Interrupted: trying again may help. Also raised while the chunks are read.
+    """
+    if url.scheme in ("http", "https"):
+        from pipeline.download.http import open_http
+
+        return open_http(url, offset, part, held)
+    if url.scheme == "s3":
+        from pipeline.download.s3 import open_s3
+
+        return open_s3(url, offset, part, held)
+    from pipeline.download.elsewhere import open_elsewhere
+
+    return open_elsewhere(url, offset, part, held)

@@ -1,0 +1,140 @@
+"""The spool, a folder where archives land: each file is hashed as it grows, and within limits."""
+
+import errno
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from model.errors import InputError
+from pipeline.download.checksums import Checksums
+from pipeline.download.url import ArchiveUrl
+
+CHUNK = 1 << 20  # bytes; what is held in memory of an archive at any time, a few times over
+_LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
+
+
+class Limits(NamedTuple):
+    """How large an archive may be, unpacked too, and how much disk stays free (bytes)."""
+
+    max_bytes: int = 100_000_000_000
+    reserve_bytes: int = 256_000_000
+
+
+class NoRoom(InputError):
+    """The spool cannot take the archive; what has arrived is kept, and can be gone on from."""
+
+
+class SpoolFile:
+    """A file in the spool that grows: `with SpoolFile(...) as file`, then `file.write(chunk)`."""
+
+    def __init__(self, path: Path, url: ArchiveUrl, limits: Limits) -> None:
+        self.path = path
+        self.checksums = Checksums(url)
+        self.url, self._limits = url, limits
+        self._unlooked = 0
+
+    def __enter__(self) -> Self:
+        with writable(self.path):
+            self._file = self.path.open("r+b" if self.path.exists() else "x+b")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with writable(self.path):
+            self._file.close()
+            if self.path.exists() and self.path.stat().st_size == 0:
+                self.path.unlink()  # nothing came, or nothing that is worth keeping
+
+    @property
+    def size(self) -> int:
+        """Bytes that are there and hashed."""
+        return self.checksums.size
+
+    def start_at(self, offset: int, total: int | None) -> None:
+        """Keep the first `offset` bytes and check that `total` bytes will fit."""
+        if total is not None:
+            self._check_size(total)
+            self._check_room(total - offset)
+        if offset != self.checksums.size:
+            self.checksums = Checksums(self.url)
+            self._file.seek(0)
+            while chunk := self._file.read(min(CHUNK, offset - self.checksums.size)):
+                self.checksums.update(chunk)
+        with writable(self.path):
+            self._file.truncate(offset)
+            self._file.seek(offset)
+
+    def write(self, chunk: bytes) -> None:
+        """Append bytes, so that they survive the end of this process."""
+        self._check_size(self.checksums.size + len(chunk))
+        self._unlooked += len(chunk)
+        if self._unlooked >= _LOOK_EVERY:
+            self._unlooked = 0
+            self._check_room(len(chunk))
+        with writable(self.path):
+            self._file.write(chunk)
+            self._file.flush()
+        self.checksums.update(chunk)
+
+    def _check_size(self, size: int) -> None:
+        limit = self._limits.max_bytes
+        if size > limit:
+            self._file.truncate(0)  # it will not be gone on from
+            raise InputError(
+                f"{self.url.called} is larger than {limit:,} bytes, the limit for an archive; "
+                "raise the limit if that is what you want."
+            )
+
+    def _check_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if free < needed + self._limits.reserve_bytes:
+            raise NoRoom(
+                f"{self.url.called} needs {needed:,} bytes more in {self.path.parent}, where "
+                f"{free:,} are free and {self._limits.reserve_bytes:,} stay reserved; free some "
+                "space or choose another folder."
+            )
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn a failed write in the spool into `NoRoom`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cure = "free some space" if full else "check its rights"
+        raise NoRoom(
+            f"{path.parent} cannot be written ({error.strerror}); {cure} or choose another folder."
+        ) from error
+
+
+def gunzip(source: Path, target: SpoolFile) -> None:
+    """Unpack all members of a gzip file (RFC 1952) into an open `target`, in flat memory.
+
+    Raises:
+        InputError: the file is damaged or cut short, or unpacks to more than the limit.
+    """
+    called, inflate = target.url.called, zlib.decompressobj(wbits=31)
+    with source.open("rb") as file:
+        data = file.read(CHUNK)
+        while data:
+            if inflate.eof:
+                if not (data := data.lstrip(b"\0")):  # padding, as some writers leave
+                    data = file.read(CHUNK)
+                    continue
+                inflate = zlib.decompressobj(wbits=31)
+            try:
+                target.write(inflate.decompress(data, CHUNK))
+            except zlib.error as error:
+                raise InputError(f"{called} is a damaged gzip file; download it again.") from error
+            data = inflate.unused_data or inflate.unconsumed_tail or file.read(CHUNK)
+    if not inflate.eof:
+        raise InputError(f"{called} is a truncated gzip file; download it again.")

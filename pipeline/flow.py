@@ -1,0 +1,194 @@
+"""The flow `voc-train`: extract, separate, build-dataset, train, fetch-checkpoint.
+
+The whole story of a run stands in `voc_train` below. Each stage is a Prefect task around a plain
+function from `pipeline/stages/`; nothing that matters is kept by Prefect alone, since a killed
+process leaves Prefect's states behind as they were.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from infra.machines import LocalMachine
+from infra.protocol import run_key
+from model.dataset import Dataset, Manifest
+from pipeline import artifacts
+from pipeline.parameters import Parameters, home
+from pipeline.pictures import Picture, overview_png
+from pipeline.progress import listening
+from pipeline.report import render_report
+from pipeline.run import Outcome, Run
+from pipeline.stages.build_dataset import build_dataset
+from pipeline.stages.extract import Archive, extract
+from pipeline.stages.fetch_checkpoint import (
+    evaluate_again,
+    fetch_checkpoint,
+    local_dataset,
+    must_pass_gate,
+)
+from pipeline.stages.separate import Separation, separate
+from pipeline.stages.train import job_for, train
+
+if TYPE_CHECKING:
+    from model.checkpoint import CheckpointManifest
+    from model.evaluate import Evaluation
+
+
+@flow(name="voc-train", flow_run_name="{parameters.recipe}", validate_parameters=True)
+def voc_train(parameters: Parameters) -> Outcome:
+    """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home."""
+    run = Run(parameters, [artifacts.PrefectListener(), listening.get()])
+    with run.recorded():
+        archives = extract_archives(run)
+        separation = separate_pairs(run, archives)
+        dataset = build_shards(run, separation, archives)
+        train_net(run, dataset)
+        checkpoint, evaluation = fetch_best(run, dataset)
+        report = write_report(run, dataset, checkpoint, evaluation)
+        run.outcome = Outcome(
+            run_id=run.run_id,
+            checkpoint=str(run.folder / "checkpoint.pt"),
+            sha256=checkpoint.sha256,
+            weights_digest=checkpoint.weights_digest,
+            miou=evaluation.score.miou,
+            report=report,
+            seconds={stage.name: round(stage.seconds, 3) for stage in run.stages},
+            reused=tuple(stage.name for stage in run.stages if stage.reused),
+        )
+        artifacts.summarise(run.outcome, run.stages, evaluation.score)
+        must_pass_gate(checkpoint.recipe, evaluation.score.miou)
+    return run.outcome
+
+
+@task(name="extract", cache_policy=NO_CACHE)
+def extract_archives(run: Run) -> list[Archive]:
+    """Bring every archive to where its photos can be read by offset."""
+    with run.stage("extract") as stage:
+        found = [
+            extract(
+                url,
+                run.store,
+                run.spool,
+                max_bytes=int(run.parameters.limits.archive_gb * 1e9),
+                report=stage.report,
+            )
+            for url in run.parameters.archives
+        ]
+        archives = [archive for archive, _ in found]
+        stage.reused = all(reused for _, reused in found)
+        size = sum(archive.size for archive in archives) / 1e6
+        members = sum(archive.members for archive in archives)
+        stage.summary = f"{len(archives)} archive(s), {size:,.1f} MB, {members:,} files"
+    return archives
+
+
+@task(name="separate", cache_policy=NO_CACHE)
+def separate_pairs(run: Run, archives: list[Archive]) -> Separation:
+    """Find the photos with masks, and split them into train, val and test."""
+    with run.stage("separate") as stage:
+        separation, stage.reused = separate(
+            archives,
+            run.store,
+            run.spool,
+            skip_missing=run.parameters.skip_missing,
+            report=stage.report,
+        )
+        counts = [f"{separation.count(s):,} {s}" for s in ("train", "val", "test")]
+        left_out = [f"{n:,} {why}" for why, n in separation.left_out().items() if n]
+        stage.summary = ", ".join(counts) + (f"; left out: {', '.join(left_out)}" * bool(left_out))
+    return separation
+
+
+@task(name="build-dataset", cache_policy=NO_CACHE)
+def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> Manifest:
+    """Turn the pairs into shards of photos and class indices in the store."""
+    with run.stage("build-dataset") as stage:
+        limits = run.parameters.limits
+        dataset, stage.reused = build_dataset(
+            separation,
+            archives,
+            run.store,
+            run.spool,
+            classes=run.parameters.classes,
+            max_side=run.parameters.max_side,
+            max_pixels=limits.photo_megapixels * 1e6,
+            shard_bytes=limits.shard_mb << 20,
+            report=stage.report,
+        )
+        run.dataset = dataset.key
+        size = sum(shard.size for shard in dataset.shards) / 1e6
+        stage.summary = (
+            f"{sum(dataset.counts.values()):,} samples, {len(dataset.shards)} shard(s), "
+            f"{size:,.1f} MB, digest {dataset.digest[:12]}"
+        )
+    return dataset
+
+
+@task(name="train", cache_policy=NO_CACHE)
+def train_net(run: Run, dataset: Manifest) -> None:
+    """Train on a machine, through its agent; whatever happens, nothing is left running."""
+    with run.stage("train") as stage:
+        parameters = run.parameters
+        workers = parameters.workers
+        job = job_for(
+            run.run_id,
+            parameters.resolved_recipe(),
+            dataset,
+            run.store,
+            device=parameters.device,
+            workers=_default_workers() if workers is None else workers,
+            wandb=parameters.wandb,
+            deadline_seconds=parameters.limits.train_hours * 3600,
+        )
+        machine = LocalMachine(run.job_folder)
+        result = train(job, run.store, machine, report=stage.report, say=stage.say)
+        stage.summary = f"{(result.ended - result.started).total_seconds():.0f} s on this computer"
+
+
+@task(name="fetch-checkpoint", cache_policy=NO_CACHE)
+def fetch_best(run: Run, dataset: Manifest) -> "tuple[CheckpointManifest, Evaluation]":
+    """Bring the best checkpoint home, verify it, and score it again."""
+    with run.stage("fetch-checkpoint") as stage:
+        checkpoint = fetch_checkpoint(run.run_id, run.store, run.folder)
+        folder = local_dataset(dataset, run.store, home() / "datasets")
+        evaluation = evaluate_again(
+            checkpoint, run.folder, folder, device=run.parameters.device, report=stage.report
+        )
+        stage.summary = (
+            f"step {checkpoint.step}, mIoU {evaluation.score.miou:.4f} on "
+            f"{evaluation.score.images:,} images, as in training"
+        )
+    return checkpoint, evaluation
+
+
+def _default_workers() -> int:
+    """Enough loader processes to feed a GPU; on a small computer the cores are for the net."""
+    return min((os.cpu_count() or 1) - 1, 8)
+
+
+def write_report(
+    run: Run, dataset: Manifest, checkpoint: "CheckpointManifest", evaluation: "Evaluation"
+) -> str:
+    """Write the report to the store and beside the checkpoint; returns its path here."""
+    val = Dataset(local_dataset(dataset, run.store, home() / "datasets"), "val")
+    pictures = [
+        Picture(*val[position], prediction)
+        for position, prediction in sorted(evaluation.predictions.items())
+    ]
+    html = render_report(
+        run_id=run.run_id,
+        checkpoint=checkpoint,
+        score=evaluation.score,
+        records=run.metrics(),
+        pictures=pictures,
+        stages=run.stages,
+        left_out=dataset.left_out,
+        counts=dataset.counts,
+    ).encode()
+    run.store.put(run_key(run.run_id, "report.html"), html)
+    report = run.folder / "report.html"
+    report.write_bytes(html)
+    artifacts.show_samples(overview_png(pictures, dataset.classes))
+    return str(report)

@@ -1,0 +1,144 @@
+"""Photos and masks as they come in archives, turned into what a dataset holds.
+
+Masks become class indices without a Python loop over pixels: palette PNGs hold the indices
+already, RGB masks go through a table of all 2^24 colours.
+"""
+
+import io
+from functools import cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+from PIL.Image import Transpose
+
+from model.dataset import VOID
+from model.errors import InputError
+from model.images import Image, encode_jpeg, encode_png
+from model.palette import voc_palette
+
+_PHOTO_FORMATS = ("JPEG", "PNG")
+_MASK_FORMATS = ("PNG", "GIF", "BMP")
+_EXIF_ORIENTATION = 0x0112
+# What brings a photo upright, by its EXIF orientation (Exif 2.32, tag Orientation).
+_UPRIGHT: dict[object, Transpose] = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_PNG_BITS = 24  # where a PNG's header has the bits of a sample
+_UNKNOWN = 254  # no class has it: there are at most 254
+
+
+def read_mask(data: bytes, classes: int, name: str, max_pixels: float) -> Image:
+    """Mask bytes to uint8 [H, W] of class indices below `classes`, 255 for void.
+
+    Palette and grey images hold indices, RGB ones the VOC colours (alpha is ignored). InputError
+    names `name` when the mask is broken, too large, or has an index or colour outside the classes.
+    """
+    picture = _open(data, name, _MASK_FORMATS, max_pixels)
+    if picture.mode in ("P", "L"):
+        mask = np.asarray(picture)
+        if picture.mode == "L" and picture.format == "PNG" and (bits := data[_PNG_BITS]) < 8:
+            mask = mask // (255 // (2**bits - 1))  # Pillow spreads 2 and 4 bits over 0 to 255
+    elif picture.mode == "1":
+        mask = np.asarray(picture).astype(np.uint8)
+    elif picture.mode in ("RGB", "RGBA"):
+        rgb = np.asarray(picture.convert("RGB")).astype(np.uint32)
+        mask = _class_of_colour()[rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]]
+        if (mask == _UNKNOWN).any():
+            y, x = np.argwhere(mask == _UNKNOWN)[0]
+            raise InputError(
+                f"{name} has the colour {tuple(int(v) for v in rgb[y, x])} at row {y}, column {x}, "
+                "which is no colour of the VOC palette; give masks as palette or grey PNGs."
+            )
+    else:
+        raise InputError(f"{name} is a {picture.mode} image; give masks as palette or grey PNGs.")
+    present = np.bincount(mask.ravel(), minlength=256)
+    outside = np.flatnonzero(present[classes:VOID]) + classes
+    if outside.size:
+        raise InputError(
+            f"{name} has the class index {outside[0]}, but there are only {classes} classes "
+            f"(0 to {classes - 1}, and {VOID} for void); name all classes with --classes."
+        )
+    return mask
+
+
+def read_photo(data: bytes, size: tuple[int, int], name: str, max_pixels: float) -> bytes:
+    """Check a photo, and return bytes that decode to RGB of `size` (height, width).
+
+    An ordinary JPEG is returned as it is; its EXIF no longer counts, as the loader ignores it. A
+    photo that EXIF turns is turned into place if that is how it fits its mask. A turned photo, and
+    whatever is not a grey or RGB JPEG, becomes a PNG, without loss.
+    InputError names `name` when it is broken, too large, or does not have its mask's size.
+    """
+    picture = _open(data, name, _PHOTO_FORMATS, max_pixels)
+    height, width = size
+    turn = _UPRIGHT.get(picture.getexif().get(_EXIF_ORIENTATION))
+    upright = picture if turn is None else picture.transpose(turn)
+    if turn is not None and (upright.height, upright.width) == size:
+        return encode_png(np.asarray(upright.convert("RGB")))
+    if (picture.height, picture.width) != size:
+        raise InputError(
+            f"{name} is {upright.width}x{upright.height} pixels, but its mask is {width}x{height}; "
+            "they must have the same size."
+        )
+    if picture.format != "PNG" and picture.mode in ("RGB", "L"):
+        return data
+    return encode_png(np.asarray(picture.convert("RGB")))
+
+
+def fit(photo: Image, mask: Image, max_side: int) -> tuple[bytes, Image]:
+    """Shrink both so that the longest side is `max_side`: photo as JPEG bytes, mask uint8 [H, W].
+
+    Areas are averaged in the photo; classes are never mixed in the mask.
+    """
+    height, width = mask.shape
+    share = max_side / max(height, width)
+    target = (max(1, round(width * share)), max(1, round(height * share)))
+    small: Image = cv2.resize(photo, target, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    labels: Image = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
+    return encode_jpeg(small), labels
+
+
+def _open(data: bytes, name: str, formats: tuple[str, ...], max_pixels: float) -> PIL.Image.Image:
+    """Look at the header, refuse what is too large, and only then decode every byte."""
+    if not data:
+        raise InputError(f"{name} is empty; replace it, or take its id out of the lists.")
+    try:
+        picture = PIL.Image.open(io.BytesIO(data), formats=formats)
+        if picture.width * picture.height > max_pixels:
+            raise InputError(
+                f"{name} says it has {picture.width}x{picture.height} pixels, over the limit of "
+                f"{max_pixels / 1e6:g} megapixels; replace it, or raise the limit with "
+                "--limit photo_megapixels=…."
+            )
+        picture.load()
+    except InputError:
+        raise
+    except PIL.Image.DecompressionBombError:
+        raise InputError(
+            f"{name} unpacks to far more pixels than any photo; replace it, or take its id out of "
+            "the lists."
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        said = f" ({error})" if isinstance(error, OSError) and str(error)[:6] != "cannot" else ""
+        raise InputError(
+            f"{name} is damaged or not one of {', '.join(formats)}{said}; replace it, or take its "
+            "id out of the lists."
+        ) from None
+    return picture
+
+
+@cache
+def _class_of_colour() -> npt.NDArray[np.uint8]:
+    """uint8 [2^24]: the class index of each packed RGB colour of the VOC palette, else unknown."""
+    table = np.full(1 << 24, _UNKNOWN, np.uint8)
+    red, green, blue = voc_palette().astype(np.uint32).T
+    table[red << 16 | green << 8 | blue] = np.arange(256, dtype=np.uint8)
+    return table

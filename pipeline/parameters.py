@@ -1,0 +1,124 @@
+"""The parameters of a run: one model, from which Prefect draws its form.
+
+No secret is ever a parameter, since Prefect keeps parameters in clear text; keys come from the
+environment of the worker.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from model.recipe import Recipe
+from model.recipes import named
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+
+# Query parameters by which a signed link carries its secret (S3, GCS, Azure, and plain servers).
+_SIGNATURES = {
+    "x-amz-signature",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-goog-signature",
+    "x-goog-credential",
+    "signature",
+    "sig",
+    "token",
+    "access_token",
+    "api_key",
+    "password",
+}
+_USER = re.compile(r"://[^/?#]*@")
+
+
+def home() -> Path:
+    """Where everything lies that is not said otherwise: `VOC_TRAIN_HOME`, or `~/voc-train`."""
+    return Path(os.environ.get("VOC_TRAIN_HOME", "~/voc-train")).expanduser().absolute()
+
+
+def default_store() -> str:
+    """The store when none is named: `VOC_TRAIN_STORE`, or a folder in `home()`."""
+    return os.environ.get("VOC_TRAIN_STORE") or (home() / "store").as_uri()
+
+
+class Limits(BaseModel):
+    """Bounds on what a run may take; beyond them it stops with a cause."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train_hours: float = Field(24.0, gt=0, le=24 * 30, description="training is stopped after")
+    archive_gb: float = Field(100.0, gt=0, le=1e6, description="largest archive, once unpacked")
+    photo_megapixels: float = Field(64.0, gt=0, le=178, description="largest photo or mask")
+    shard_mb: int = Field(64, ge=1, le=4096, description="size of the dataset's shards")
+
+
+class Parameters(BaseModel):
+    """What a run needs to know."""
+
+    # What was refused because of a secret must not be shown with it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    archives: tuple[str, ...] = Field(
+        min_length=1,
+        description="URLs of devkit archives (path, http(s), s3), each may end in #sha256=…",
+    )
+    recipe: str = Field("voc-segmentnet", description="name of the recipe; see `voc-train recipes`")
+    overrides: dict[str, Any] = Field({}, description="settings of the recipe to change")
+    classes: tuple[str, ...] = Field(
+        VOC_CLASSES, min_length=2, max_length=254, description="class names in order of their index"
+    )
+    max_side: int | None = Field(
+        None, ge=8, le=65_535, description="longest side of a photo in the dataset, pixels"
+    )
+    skip_missing: bool = Field(
+        False, description="leave out listed ids without photo or mask, instead of refusing"
+    )
+    store: str = Field(
+        default_factory=default_store,
+        validate_default=True,
+        description="file:///folder or s3://bucket",
+    )
+    machine: Literal["local"] = Field("local", description="where to train")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    workers: int | None = Field(None, ge=0, le=256, description="loader processes; default: cores")
+    wandb: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto: online where the worker has WANDB_API_KEY, else offline"
+    )
+    limits: Limits = Limits()
+
+    @field_validator("archives", "store")
+    @classmethod
+    def _no_secret_in(cls, urls: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        for url in (urls,) if isinstance(urls, str) else urls:
+            address, _, query = _USER.sub("://", url).partition("?")
+            signed = {key.lower() for key, _ in parse_qsl(query)} & _SIGNATURES
+            if _USER.search(url) or signed:
+                raise ValueError(
+                    f"the URL of {address.rpartition('/')[2]} contains a secret, and parameters "
+                    "are kept in clear text; remove it and put the key into the worker's "
+                    "environment"
+                )
+        return urls
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) != len(classes) or not all(classes):
+            raise ValueError("every class needs a name, and no two the same")
+        return classes
+
+    @model_validator(mode="after")
+    def _recipe_exists(self) -> Self:
+        self.resolved_recipe()
+        return self
+
+    def resolved_recipe(self) -> Recipe:
+        """The recipe with its overrides; InputError says what is wrong with them."""
+        return named(self.recipe).override(self.overrides)

@@ -1,0 +1,181 @@
+"""A run: its id, its place in the store, how long its stages took, and how it ended."""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.failure import Cause, Failure
+from infra.protocol import now, read, run_key
+from infra.stores import Store
+from model.errors import InputError
+from pipeline.parameters import Parameters, home
+from pipeline.progress import Listener
+
+_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: none looks like another
+STAGES = ("extract", "separate", "build-dataset", "train", "fetch-checkpoint")
+
+
+class StageRecord(BaseModel):
+    """One stage of a run, finished."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    seconds: float
+    reused: bool
+    summary: str
+
+
+class RunRecord(BaseModel):
+    """What the controller writes to `runs/<run>/run.json`, at the start and at the end."""
+
+    run_id: str
+    state: Literal["running", "done", "failed"]
+    started: datetime
+    ended: datetime | None = None
+    parameters: Parameters
+    stages: tuple[StageRecord, ...] = ()
+    dataset: str | None = None
+    cause: Cause | None = None
+    message: str = ""
+    outcome: "Outcome | None" = None
+
+
+class Outcome(BaseModel):
+    """What a run that reached its checkpoint has to show; `--json` prints it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    checkpoint: str  # path of the verified checkpoint on this computer
+    sha256: str
+    weights_digest: str
+    miou: float
+    report: str  # path of the report on this computer
+    seconds: dict[str, float]  # by stage
+    reused: tuple[str, ...]  # stages whose result was there already
+
+
+class Stage:
+    """A stage that is running; the `with` block fills in how it went."""
+
+    def __init__(self, name: str, listeners: Sequence[Listener]) -> None:
+        self.name = name
+        self.reused = False
+        self.summary = ""
+        self._listeners = listeners
+
+    def report(self, done: float, total: float | None, note: str = "") -> None:
+        """Tell everybody how far it is."""
+        for listener in self._listeners:
+            listener.advanced(self.name, done, total, note)
+
+    def say(self, line: str) -> None:
+        """Tell everybody something in words."""
+        for listener in self._listeners:
+            listener.said(self.name, line)
+
+
+class Run:
+    """One execution, with an id and a prefix in the store."""
+
+    def __init__(self, parameters: Parameters, listeners: Sequence[Listener]) -> None:
+        self.parameters = parameters
+        self.listeners = listeners
+        self.store = Store.open(parameters.store)
+        self.run_id = new_run_id()
+        self.stages: list[StageRecord] = []
+        self.spool = home() / "spool"
+        self.job_folder = home() / "jobs" / self.run_id
+        self.folder = home() / "checkpoints" / self.run_id
+        self.dataset: str | None = None
+        self.outcome: Outcome | None = None
+        self._started = now()
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keep `run.json` true about how this run stands, however it ends."""
+        self._record("running")
+        try:
+            yield
+        except BaseException as error:
+            cause, message = explained(error)
+            try:
+                self._record("failed", cause, message)
+            except Failure:  # the first failure is the one to hear of
+                logging.getLogger(__name__).warning("the store cannot be written any more")
+            raise
+        self._record("done")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Time a stage and tell the listeners."""
+        stage = Stage(name, self.listeners)
+        for listener in self.listeners:
+            listener.started(name)
+        began = time.perf_counter()
+        yield stage
+        seconds = time.perf_counter() - began
+        self.stages.append(
+            StageRecord(name=name, seconds=seconds, reused=stage.reused, summary=stage.summary)
+        )
+        for listener in self.listeners:
+            listener.finished(name, seconds, stage.reused, stage.summary)
+
+    def metrics(self) -> list[dict[str, object]]:
+        """What training logged, as it lies in the store."""
+        data = self.store.get(run_key(self.run_id, "metrics.jsonl")) or b""
+        return [json.loads(line) for line in data.splitlines()]
+
+    def _record(
+        self,
+        state: Literal["running", "done", "failed"],
+        cause: Cause | None = None,
+        message: str = "",
+    ) -> None:
+        record = RunRecord(
+            run_id=self.run_id,
+            state=state,
+            started=self._started,
+            ended=None if state == "running" else now(),
+            parameters=self.parameters,
+            stages=tuple(self.stages),
+            dataset=self.dataset,
+            cause=cause,
+            message=message,
+            outcome=self.outcome,
+        )
+        self.store.put(run_key(self.run_id, "run.json"), record.model_dump_json(indent=1).encode())
+
+
+def new_run_id() -> str:
+    """A date for people and five random letters for computers; 12 characters, sorts by day."""
+    letters = "".join(secrets.choice(_LETTERS) for _ in range(5))
+    return f"{datetime.now(UTC):%y%m%d}-{letters}"
+
+
+def explained(error: BaseException) -> tuple[Cause, str]:
+    """The cause of an exception, and what to tell."""
+    match error:
+        case Failure():
+            return error.cause, str(error)
+        case InputError():
+            return Cause.BAD_INPUT, str(error)
+        case Exception():
+            return Cause.USER_ERROR, f"{type(error).__name__}: {error}"
+        case _:  # KeyboardInterrupt, and what Prefect raises to cancel
+            return Cause.CANCELLED, "Stopped on request."
+
+
+def recorded_runs(store: Store) -> Iterator[RunRecord]:
+    """Every run in the store that can be read, newest first."""
+    records = (read(store, run_key(run, "run.json"), RunRecord) for run in store.folders("runs"))
+    found = [record for record in records if record]
+    yield from sorted(found, key=lambda record: record.started, reverse=True)

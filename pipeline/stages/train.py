@@ -1,0 +1,151 @@
+"""Train: put the job into the store, have a machine's agent run it, and follow until its result.
+
+The machine may be this computer: the protocol is the same. The controller only watches; an agent
+whose controller is gone finishes all the same.
+"""
+
+import time
+from collections.abc import Callable
+
+from infra.failure import Cause, Failure
+from infra.machines import LocalMachine
+from infra.protocol import Heartbeat, Input, JobSpec, Result, read, run_key
+from infra.stores import Store
+from model.dataset import Manifest
+from model.recipe import Recipe
+from pipeline.progress import Report, silent
+from pipeline.stages.build_dataset import dataset_prefix
+
+_POLL = 0.5  # seconds between two looks at the store
+_STORE_PATIENCE = 600.0  # seconds that the store may be away: training goes on without it
+
+
+def job_for(
+    run_id: str,
+    recipe: Recipe,
+    dataset: Manifest,
+    store: Store,
+    *,
+    device: str,
+    workers: int,
+    wandb: str,
+    deadline_seconds: float,
+) -> JobSpec:
+    """The training of `recipe` on `dataset` as a job for an agent."""
+    prefix = dataset_prefix(dataset.key)
+    manifest = store.get(f"{prefix}/manifest.json")
+    size = store.size(f"{prefix}/index.jsonl")
+    if manifest is None or size is None:
+        raise Failure(Cause.CORRUPT, f"{prefix} is no longer in {store.url}; run again.")
+    index = Input(
+        key=f"{prefix}/index.jsonl",
+        path="dataset/index.jsonl",
+        size=size,
+        sha256=dataset.index_sha256,
+    )
+    shards = (
+        Input(
+            key=f"{prefix}/shards/{shard.name}",
+            path=f"dataset/shards/{shard.name}",
+            size=shard.size,
+            sha256=shard.sha256,
+        )
+        for shard in dataset.shards
+    )
+    return JobSpec(
+        run_id=run_id,
+        argv=(
+            *("python", "-m", "model.train", ".", "--run-id", run_id),
+            *("--device", device, "--workers", str(workers), "--wandb", wandb),
+        ),
+        inputs=(index, *shards),
+        files={
+            "recipe.json": recipe.model_dump_json(indent=1),
+            "dataset/manifest.json": manifest.decode(),
+        },
+        deadline_seconds=deadline_seconds,
+    )
+
+
+def train(
+    job: JobSpec,
+    store: Store,
+    machine: LocalMachine,
+    *,
+    report: Report = silent,
+    say: Callable[[str], None] = print,
+) -> Result:
+    """Run `job` on `machine` and return its result; raises Failure with the job's cause.
+
+    However this ends, nothing of the job is left running on the machine.
+    """
+    store.delete(run_key(job.run_id, "result.json"))  # an earlier attempt's
+    store.put(run_key(job.run_id, "spec.json"), job.model_dump_json(indent=1).encode())
+    try:
+        machine.start(store, job.run_id)
+        result = _follow(job.run_id, store, machine, report, say)
+    finally:
+        machine.stop()
+    machine.clean()
+    if result.cause is not None:
+        raise Failure(result.cause, result.message)
+    return result
+
+
+def _follow(
+    run_id: str,
+    store: Store,
+    machine: LocalMachine,
+    report: Report,
+    say: Callable[[str], None],
+) -> Result:
+    log = _LogReader(store, run_id)
+    seen = time.monotonic()  # when the store last answered
+    while True:
+        # Asked before the store is read, so that words written just before the end are not missed.
+        alive = machine.alive()
+        try:
+            heartbeat = read(store, run_key(run_id, "heartbeat.json"), Heartbeat)
+            result = read(store, run_key(run_id, "result.json"), Result)
+            # Read after the result, so that with one it is the whole log.
+            lines = log.new_lines(last=result is not None)
+        except Failure:
+            if not alive or time.monotonic() > seen + _STORE_PATIENCE:
+                raise
+            time.sleep(_POLL)
+            continue
+        seen = time.monotonic()
+        if heartbeat and (total := heartbeat.progress.get("total_steps")):
+            report(heartbeat.progress.get("step", 0), total)
+        for line in lines:
+            say(line)
+        if result:
+            return result
+        if not alive:
+            raise Failure(
+                Cause.AGENT_LOST,
+                f"The agent of run {run_id} ended without a result ({machine.last_words()}); "
+                "start the run again.",
+            )
+        time.sleep(_POLL)
+
+
+class _LogReader:
+    """Reads the pieces of a run's log in order, each once."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store = store
+        self._folder = run_key(run_id, "log")
+        self._seen: set[str] = set()
+        self._rest = b""
+
+    def new_lines(self, *, last: bool) -> list[str]:
+        """The whole lines that came since the last call; `last` counts an unfinished one too."""
+        for entry in self._store.list(self._folder):
+            if entry.key not in self._seen:
+                self._rest += self._store.get(entry.key) or b""
+                self._seen.add(entry.key)
+        *lines, self._rest = self._rest.split(b"\n")
+        if last and self._rest:
+            lines.append(self._rest)
+        return [line.decode(errors="replace") for line in lines]

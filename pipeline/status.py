@@ -1,0 +1,77 @@
+"""How runs stand, as the store knows it."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.failure import Cause, Failure
+from infra.protocol import Heartbeat, Result, now, read, run_key
+from infra.stores import Store
+from pipeline.run import RunRecord, recorded_runs
+
+_SILENT_AFTER = 120.0  # seconds without a heartbeat after which nobody can be at work
+
+
+def one_run(store: Store, run_id: str) -> dict[str, Any]:
+    """Everything the store knows of one run; Failure(BAD_INPUT) when it knows nothing."""
+    record = read(store, run_key(run_id, "run.json"), RunRecord)
+    if record is None:
+        raise Failure(
+            Cause.BAD_INPUT, f"There is no run {run_id!r} in {store.url}; see `voc-train status`."
+        )
+    heartbeat = read(store, run_key(run_id, "heartbeat.json"), Heartbeat)
+    result = read(store, run_key(run_id, "result.json"), Result)
+    silent = heartbeat and (now() - heartbeat.time).total_seconds() > _SILENT_AFTER
+    return {
+        **record.model_dump(mode="json"),
+        "state": "silent" if record.state == "running" and silent and not result else record.state,
+        "heartbeat": heartbeat.model_dump(mode="json") if heartbeat else None,
+        "result": result.model_dump(mode="json") if result else None,
+        "checkpoints": list(store.folders(run_key(run_id, "checkpoints"))),
+    }
+
+
+def print_all(store: Store, *, as_json: bool) -> None:
+    """A table of all runs, newest first."""
+    records = list(recorded_runs(store))
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records]))
+        return
+    if not records:
+        print(f"No runs in {store.url} yet.")
+        return
+    table = Table("run", "started", "recipe", "state", "mIoU", "cause", box=None, pad_edge=False)
+    for record in records:
+        table.add_row(
+            record.run_id,
+            f"{record.started.astimezone():%Y-%m-%d %H:%M}",
+            record.parameters.recipe,
+            record.state,
+            f"{record.outcome.miou:.4f}" if record.outcome else "",
+            record.cause or "",
+        )
+    Console(highlight=False).print(table)
+
+
+def print_one(run: dict[str, Any], *, as_json: bool) -> None:
+    """One run in detail."""
+    if as_json:
+        print(json.dumps(run))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{run['run_id']}[/]  {run['parameters']['recipe']}, {run['state']}")
+    if run["cause"]:
+        console.print(f"{run['cause']}: {run['message']}", markup=False)
+    for stage in run["stages"]:
+        mark = "reused" if stage["reused"] else f"{stage['seconds']:.1f} s"
+        console.print(f"  {stage['name']:<17}{mark:>8}  {stage['summary']}", markup=False)
+    if run["state"] == "running" and run["heartbeat"]:
+        progress = run["heartbeat"]["progress"]
+        if "step" in progress:
+            console.print(f"  step {progress['step']} of {progress['total_steps']}")
+    if run["outcome"]:
+        console.print(f"mIoU {run['outcome']['miou']:.4f}")
+        console.print(f"checkpoint  {run['outcome']['checkpoint']}", markup=False)
+        console.print(f"report      {run['outcome']['report']}", markup=False)

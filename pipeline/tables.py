@@ -1,0 +1,57 @@
+"""Results as tables on standard output."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from model.recipe import Recipe
+from pipeline.run import Outcome
+
+if TYPE_CHECKING:
+    from model.evaluate import Score
+
+_FIXED = {"name", "summary"}
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """The stages with their seconds, the score, and where checkpoint and report lie."""
+    table = Table("stage", "seconds", "", box=None, pad_edge=False, header_style="bold")
+    table.columns[1].justify = "right"
+    for stage, seconds in outcome.seconds.items():
+        table.add_row(stage, f"{seconds:.1f}", "reused" if stage in outcome.reused else "")
+    table.add_section()
+    table.add_row("total", f"{sum(outcome.seconds.values()):.1f}", "", style="bold")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"\n[bold]mIoU {outcome.miou:.4f}[/] on the validation set, run {outcome.run_id}")
+    console.print(f"checkpoint  {outcome.checkpoint}", markup=False)
+    console.print(f"report      {outcome.report}", markup=False)
+
+
+def print_recipes(recipes: Iterable[Recipe]) -> None:
+    """Every recipe with its settings; any of them can be changed by --set."""
+    console = Console(highlight=False)
+    for recipe in recipes:
+        console.print(f"[bold]{recipe.name}[/]  {recipe.summary}")
+        table = Table("setting", "value", "", box=None, pad_edge=False, header_style="dim")
+        for name, field in type(recipe).model_fields.items():
+            if name not in _FIXED:
+                table.add_row(f"  {name}", str(getattr(recipe, name)), field.description or "")
+        console.print(table)
+        console.print()
+
+
+def print_score(score: "Score") -> None:
+    """IoU by class, and the means."""
+    table = Table("class", "IoU", box=None, pad_edge=False, header_style="bold")
+    table.columns[1].justify = "right"
+    for name, iou in score.iou.items():
+        table.add_row(name, "–" if iou is None else f"{iou:.4f}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"\n[bold]mIoU {score.miou:.4f}[/], pixel accuracy {score.pixel_accuracy:.4f}, "
+        f"{score.images:,} images of {score.split}"
+    )

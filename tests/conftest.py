@@ -1,0 +1,69 @@
+"""What every test may count on: its own home, no account, real photos and servers on demand."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servers.rgw import RGW
+
+_REPOSITORY = Path(__file__).parents[1]
+_REAL_DATA = Path(os.environ.get("VOC_TRAIN_TEST_DATA", _REPOSITORY.parent / "shared" / "data"))
+
+# A test must neither use nor change what the developer has set up.
+_PERSONAL = ("AWS_", "PREFECT_", "VOC_TRAIN_", "WANDB_", "XDG_")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No personal settings, and one home for the session, before a test module imports anything.
+
+    A library such as Prefect reads its settings when it is imported; and what is slow to make
+    anew (Prefect's database, matplotlib's list of fonts) is here for all tests.
+    """
+    home = tempfile.TemporaryDirectory(prefix="voc-train-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(home.cleanup)
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    for name in list(os.environ):
+        if name.startswith(_PERSONAL):
+            patch.delenv(name)
+    _set_home(patch, Path(home.name))
+    patch.setenv("PREFECT_HOME", f"{home.name}/prefect")
+    patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    patch.setenv("MPLCONFIGDIR", f"{home.name}/matplotlib")
+    patch.setenv("WANDB_MODE", "offline")
+    patch.setenv("DO_NOT_TRACK", "1")
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own: caches, stores and W&B's files go below it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    _set_home(monkeypatch, home)
+    return home
+
+
+def _set_home(patch: pytest.MonkeyPatch, home: Path) -> None:
+    patch.setenv("HOME", str(home))
+    patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    patch.setenv("VOC_TRAIN_HOME", str(home / "voc-train"))
+    for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+        patch.setenv(f"WANDB_{name}", str(home / "wandb"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the archives of real photos."""
+    if not _REAL_DATA.is_dir():
+        pytest.skip(f"no real photos at {_REAL_DATA}: name their folder in VOC_TRAIN_TEST_DATA")
+    return _REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RGW]:
+    """A real S3 server over TLS, one for the session: give each test a bucket of its own."""
+    with RGW(tmp_path_factory.mktemp("rgw")) as server:
+        yield server

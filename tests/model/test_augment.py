@@ -1,0 +1,171 @@
+"""Augmentation: the same for the same seed, photo and mask together, void outside the photo."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.augment import Augmentation
+from model.dataset import VOID, Image
+from tiny import COLOURS, RECIPE, labelled
+
+SIZE = RECIPE.image_size
+
+
+def ramp(height: int, width: int) -> Image:
+    """A photo whose red says the row and whose green says the column."""
+    photo = np.zeros((height, width, 3), np.uint8)
+    photo[..., 0] = np.arange(height)[:, None]
+    photo[..., 1] = np.arange(width)
+    return photo
+
+
+def test_the_same_seed_gives_the_same_whatever_came_before() -> None:
+    photo, mask = labelled(0, 30, 40)
+    fresh, used = Augmentation(RECIPE), Augmentation(RECIPE)
+    for seed in range(7):
+        used(*labelled(seed, 25, 31), seed)
+    for seed in (3, 2**32 - 1):
+        for left, right in zip(fresh(photo, mask, seed), used(photo, mask, seed), strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def test_seeds_differ() -> None:
+    photo, mask = labelled(0, 30, 40)
+    augment = Augmentation(RECIPE)
+    assert len({augment(photo, mask, seed)[0].tobytes() for seed in range(20)}) == 20
+
+
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), seed=st.integers(0, 2**32 - 1)
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_size_dtype_and_classes(height: int, width: int, seed: int) -> None:
+    photo, mask = labelled(1, height, width)
+    image, target = Augmentation(RECIPE)(photo, mask, seed)
+    assert image.shape == (SIZE, SIZE, 3)
+    assert target.shape == (SIZE, SIZE)
+    assert image.dtype == target.dtype == np.uint8
+    assert set(np.unique(target)) <= {*np.unique(mask), VOID}
+
+
+def test_the_smallest_and_a_large_photo() -> None:
+    augment = Augmentation(RECIPE.override({"scale": (0.05, 0.05)}))
+    for height, width in ((1, 1), (1, 300), (2000, 3000)):
+        image, target = augment(*labelled(1, height, width), 0)
+        assert image.shape == (SIZE, SIZE, 3)
+        assert target.shape == (SIZE, SIZE)
+
+
+def test_photo_and_mask_stay_together() -> None:
+    # Two tones by class; what is interpolated lies between them, so only clear pixels count.
+    recipe = RECIPE.override({"jitter": 0, "rotate": 40})
+    augment = Augmentation(recipe)
+    right, seen = [], 0
+    for seed in range(40):
+        mask = labelled(seed, 60, 50)[1]
+        mask[0] = 0
+        image, target = augment(COLOURS[mask], mask, seed)
+        distance = np.abs(image[:, :, None].astype(int) - COLOURS).sum(-1)
+        clear = (distance.min(-1) < 5) & (target != VOID)
+        right.append((distance.argmin(-1) == target)[clear].mean())
+        seen += int((target[clear] > 0).sum())
+    # Photos are interpolated, masks are not, so an edge may lie a pixel apart.
+    assert min(right) > 0.93
+    assert np.mean(right) > 0.99
+    assert seen > 500
+
+
+def test_void_lies_outside_the_photo_and_nowhere_else() -> None:
+    augment = Augmentation(RECIPE.override({"jitter": 0, "rotate": 30, "scale": (1, 1)}))
+    for seed in range(10):
+        photo, mask = np.full((10, 8, 3), 200, np.uint8), np.zeros((10, 8), np.uint8)
+        image, target = augment(photo, mask, seed)
+        assert (target == VOID).sum() > SIZE * SIZE / 2
+        assert (image[target == VOID] < 200).any(-1).mean() > 0.9
+        inside = image[target == 0]
+        assert np.median(inside) == 200
+
+
+def test_scale_position_and_flip_are_drawn_independently() -> None:
+    recipe = RECIPE.override({"jitter": 0, "rotate": 0, "scale": (0.5, 2)})
+    augment = Augmentation(recipe)
+    photo, mask = ramp(100, 100), np.zeros((100, 100), np.uint8)
+    drawn = []
+    for seed in range(150):
+        image, _ = augment(photo, mask, seed)
+        image = image.astype(float)
+        step = (image[-1, 0, 0] - image[0, 0, 0]) / (SIZE - 1)  # rows of the photo a row
+        across = image[0, -1, 1] - image[0, 0, 1]
+        span = 100 - step * SIZE  # what the position was drawn from
+        middle = image[:, :, 1].mean()
+        drawn.append((step, image[0, 0, 0] / span, middle, across > 0))
+    correlation = np.corrcoef(np.array(drawn, float).T)
+    assert np.abs(correlation - np.eye(4)).max() < 0.35
+    flipped = np.mean([not forwards for *_, forwards in drawn])
+    assert 0.35 < flipped < 0.65
+
+
+@pytest.mark.parametrize(("flip", "forwards"), [(0, True), (1, False)])
+def test_flip(flip: float, forwards: bool) -> None:
+    recipe = RECIPE.override({"jitter": 0, "rotate": 0, "scale": (1, 1), "flip": flip})
+    photo, mask = ramp(40, 40), np.zeros((40, 40), np.uint8)
+    for seed in range(5):
+        image, _ = Augmentation(recipe)(photo, mask, seed)
+        assert (image[0, 0, 1] < image[0, -1, 1]) == forwards
+
+
+def test_without_any_setting_it_only_crops() -> None:
+    recipe = RECIPE.override({"jitter": 0, "rotate": 0, "scale": (1, 1), "flip": 0})
+    photo, mask = ramp(40, 50), np.arange(2000, dtype=np.uint8).reshape(40, 50) % 3
+    for seed in range(5):
+        image, target = Augmentation(recipe)(photo, mask, seed)
+        top, left = int(image[0, 0, 0]), int(image[0, 0, 1])
+        np.testing.assert_array_equal(image, photo[top : top + SIZE, left : left + SIZE])
+        np.testing.assert_array_equal(target, mask[top : top + SIZE, left : left + SIZE])
+
+
+def test_jitter_leaves_the_mask_alone() -> None:
+    photo, mask = labelled(0, SIZE, SIZE)
+    recipe = RECIPE.override({"jitter": 1, "rotate": 0, "scale": (1, 1), "flip": 0})
+    images = set()
+    for seed in range(10):
+        image, target = Augmentation(recipe)(photo, mask, seed)
+        np.testing.assert_array_equal(target, mask)
+        images.add(image.tobytes())
+    assert len(images) > 5
+
+
+def test_it_is_the_last_mit_release() -> None:
+    owners = importlib.metadata.packages_distributions()["albumentations"]
+    assert set(owners) == {"albumentations"}  # its AGPL successor has the same import name
+    assert importlib.metadata.version("albumentations") == "2.0.8"
+    metadata = importlib.metadata.metadata("albumentations")
+    assert "MIT" in str(metadata["License"] or metadata["License-Expression"])
+
+
+def test_importing_it_does_not_look_at_the_network() -> None:
+    code = (
+        "import sys\n"
+        "def hear(event, arguments):\n"
+        "    if event.startswith(('socket.connect', 'socket.getaddrinfo', 'urllib')):\n"
+        "        print(event, arguments)\n"
+        "sys.addaudithook(hear)\n"
+        "import model.augment\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    assert done.stdout == ""

@@ -1,0 +1,202 @@
+"""Evaluation: one number for one net and one set, whoever asks for it."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model import checkpoint
+from model.dataset import VOID, Dataset
+from model.errors import InputError
+from model.evaluate import evaluate, evaluate_checkpoint, main
+from model.images import decode_mask
+from model.losses import build_loss
+from model.nets import build_net
+from model.train import train
+from tiny import CLASSES, RECIPE, journal, write_dataset, write_job
+
+CPU = torch.device("cpu")
+LOSS = build_loss("cross_entropy")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_job(tmp_path_factory.mktemp("job"), epochs=4)
+    train(folder, run_id="run")
+    return folder
+
+
+def blob(job: Path) -> Path:
+    best = checkpoint.best(job / "out" / "checkpoints")
+    assert best
+    return best / checkpoint.BLOB
+
+
+def test_the_score_is_the_one_of_the_saved_predictions(job: Path) -> None:
+    best = max(journal(job, "epoch"), key=lambda record: (record["miou"], record["step"]))
+    hits, union = np.zeros(3), np.zeros(3)
+    right = counted = 0
+    data = Dataset(job / "dataset", "val")
+    for sample in (data[position] for position in range(len(data))):
+        stem = job / "out" / "samples" / sample.id
+        guess = decode_mask(Path(f"{stem}.{best['step']:08d}.png").read_bytes(), sample.id)
+        assert guess.shape == sample.mask.shape
+        known = sample.mask != VOID
+        right += int((guess == sample.mask)[known].sum())
+        counted += int(known.sum())
+        for index in range(3):
+            ours, truth = (guess == index) & known, sample.mask == index
+            hits[index] += (ours & truth).sum()
+            union[index] += (ours | truth).sum()
+    assert best["miou"] == pytest.approx(np.mean(hits / union), abs=1e-12)
+    assert [best["iou"][name] for name in CLASSES] == pytest.approx(list(hits / union), abs=1e-12)
+    assert best["pixel_accuracy"] == pytest.approx(right / counted, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"precision": "bf16"}, {"channels_last": False}, {"precision": "auto", "width": 4}],
+    ids=str,
+)
+def test_a_checkpoint_scores_exactly_what_training_said(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    job = write_job(tmp_path / "job", **settings)
+    train(job, run_id="run")
+    path = blob(job)
+    said = next(r for r in journal(job, "epoch") if r["step"] == int(path.parent.name))
+    torch.set_num_threads(2)  # another default must not matter
+    used: set[int] = set()
+    score = evaluate_checkpoint(
+        path, job / "dataset", report=lambda *_: used.add(torch.get_num_threads())
+    ).score
+    assert used == {1}
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert score.miou == said["miou"]
+    assert score.iou == said["iou"]
+    assert score.loss == said["val_loss"]
+    assert score.pixel_accuracy == said["pixel_accuracy"]
+    manifest = checkpoint.verified(path.parent)
+    assert manifest
+    assert (manifest.miou, manifest.iou) == (score.miou, score.iou)
+    assert score.images == 4
+
+
+class Watched(nn.Module):
+    """Says class 1 everywhere, and notes what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[tuple[int, ...], bool, bool]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append((tuple(images.shape), self.training, torch.is_grad_enabled()))
+        logits = torch.zeros(images.shape[0], 3, *images.shape[2:])
+        logits[:, 1] = 1
+        return logits
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_image_at_a_time_at_its_own_size_in_eval_mode(job: Path, training: bool) -> None:
+    net = Watched().train(training)
+    heard: list[tuple[int, int]] = []
+    data = Dataset(job / "dataset", "val")
+    found = evaluate(
+        net, data, LOSS, CPU, torch.float32, keep={2}, report=lambda *x: heard.append(x)
+    )
+    assert net.training == training
+    sizes = [(17 + i, 26 - i) for i in range(4)]
+    assert net.seen == [((1, 3, *size), False, False) for size in sizes]
+    assert heard == [(i, 4) for i in range(1, 5)]
+    assert found.predictions.keys() == {2}
+    assert found.predictions[2].shape == sizes[2]
+    assert (found.predictions[2] == 1).all()
+    assert found.score.split == "val"
+
+
+def test_the_mode_is_restored_after_a_failure(job: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise MemoryError
+
+    net = Broken().train()
+    with pytest.raises(MemoryError):
+        evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32)
+    assert net.training
+
+
+def test_evaluating_changes_nothing_in_the_net(job: Path) -> None:
+    net = build_net(RECIPE, 3).train()
+    before = checkpoint.weights_digest(net.state_dict())
+    evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32)
+    assert checkpoint.weights_digest(net.state_dict()) == before
+
+
+def test_a_class_that_occurs_nowhere_has_no_iou(tmp_path: Path) -> None:
+    blank = (np.zeros((9, 11, 3), np.uint8), np.ones((9, 11), np.uint8))
+    write_dataset(tmp_path / "d", {"val": [blank]})
+    data = Dataset(tmp_path / "d", "val")
+    score = evaluate(Watched(), data, LOSS, CPU, torch.float32).score
+    assert score.iou == {"background": None, "red": 1.0, "green": None}
+    assert score.miou == 1.0
+
+
+def test_other_classes_are_refused(job: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "d", classes=("background", "green", "red"))
+    with pytest.raises(InputError, match="same classes"):
+        evaluate_checkpoint(blob(job), tmp_path / "d")
+
+
+def test_another_split(job: Path) -> None:
+    assert evaluate_checkpoint(blob(job), job / "dataset", split="train").score.images == 12
+
+
+# The command line
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["model.evaluate", *map(str, arguments)])
+    return main()
+
+
+def test_command_line(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = evaluate_checkpoint(blob(job), job / "dataset").score
+    assert run(monkeypatch, blob(job), job / "dataset") == 0
+    text = capsys.readouterr().out
+    for name, iou in score.iou.items():
+        assert re.search(rf"\b{name} +{iou:.4f}$", text, re.MULTILINE)
+    assert f"mIoU {score.miou:.4f}" in text
+    assert run(monkeypatch, blob(job), job / "dataset", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == score.model_dump()
+
+
+@pytest.mark.parametrize("wrong", ["checkpoint", "dataset", "device"])
+def test_command_line_with_wrong_input(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    device = "nonsense" if wrong == "device" else "cpu"
+    path = job / "nowhere.pt" if wrong == "checkpoint" else blob(job)
+    data = job / "nowhere" if wrong == "dataset" else job / "dataset"
+    assert run(monkeypatch, path, data, "--device", device) == 2
+    said = capsys.readouterr()
+    assert "nowhere" in said.err or "'nonsense'" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""

@@ -1,0 +1,96 @@
+"""Batches: bit-equal whatever the number of workers, and clear words when a photo is broken."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.dataset import Dataset
+from model.errors import InputError
+from model.loader import Batch, as_batch, normalise, training_batches
+from model.order import BatchOrder
+from tiny import RECIPE, labelled, write_dataset
+
+
+def batches(folder: Path, workers: int, *, seed: int = 0, start: int = 0) -> list[Batch]:
+    recipe = RECIPE.override({"seed": seed})
+    data = Dataset(folder, "train")
+    order = BatchOrder(seed, len(data), recipe.batch_size, epochs=2, start=start)
+    return list(training_batches(data, recipe, order, workers, pin_memory=False))
+
+
+def equal(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(one.images, two.images) and torch.equal(one.targets, two.targets)
+        for one, two in zip(left, right, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "dataset"
+    write_dataset(folder)
+    return folder
+
+
+def test_shapes(dataset: Path) -> None:
+    found = batches(dataset, 0)
+    assert len(found) == 6
+    for images, targets in found:
+        assert images.shape == (4, 3, 16, 16)
+        assert targets.shape == (4, 16, 16)
+        assert images.dtype == targets.dtype == torch.uint8
+
+
+def test_workers_change_nothing(dataset: Path) -> None:
+    assert equal(batches(dataset, 0), batches(dataset, 2))
+
+
+def test_seed_and_epoch_change_everything(dataset: Path) -> None:
+    first, other = batches(dataset, 0), batches(dataset, 0, seed=1)
+    assert not equal(first, other)
+    assert not equal(first[:3], first[3:])
+
+
+def test_a_late_start_gives_the_same_batches(dataset: Path) -> None:
+    assert equal(batches(dataset, 0, start=4), batches(dataset, 0)[4:])
+
+
+def test_torchs_random_state_is_left_alone(dataset: Path) -> None:
+    before = torch.get_rng_state()
+    batches(dataset, 0)
+    batches(dataset, 1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_photo_is_named_in_a_sentence(tmp_path: Path, workers: int) -> None:
+    write_dataset(tmp_path / "d")
+    broken = Dataset(tmp_path / "d", "train").samples[5]
+    with (tmp_path / "d" / "shards" / "00000.tar").open("r+b") as shard:
+        shard.seek(broken.photo[0])
+        shard.write(bytes(broken.photo[1]))
+    with pytest.raises(InputError) as caught:
+        batches(tmp_path / "d", workers)
+    assert str(caught.value) == "The photo of train_005 cannot be decoded; the file is damaged."
+
+
+def test_as_batch_puts_channels_first() -> None:
+    pairs = [labelled(i, 5, 7) for i in range(2)]
+    images, targets = as_batch(pairs)
+    assert images.shape == (2, 3, 5, 7)
+    for i, (photo, mask) in enumerate(pairs):
+        np.testing.assert_array_equal(images[i].permute(1, 2, 0).numpy(), photo)
+        np.testing.assert_array_equal(targets[i].numpy(), mask)
+
+
+def test_normalise_uses_imagenets_figures() -> None:
+    images = torch.tensor([[255 * 0.485, 255 * 0.456, 255 * 0.406], [255.0, 0.0, 255.0]])
+    done = normalise(images.view(2, 3, 1, 1).expand(2, 3, 4, 5)).to(torch.float64)
+    assert done.shape == (2, 3, 4, 5)
+    torch.testing.assert_close(
+        done[0], torch.zeros(3, 4, 5, dtype=torch.float64), atol=1e-6, rtol=0
+    )
+    wanted = [(1 - 0.485) / 0.229, -0.456 / 0.224, (1 - 0.406) / 0.225]
+    assert done[1, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)

@@ -1,0 +1,172 @@
+"""`voc-train run local` from an archive to a checkpoint, without a server to start."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+
+_VOC_TRAIN = str(Path(sys.executable).with_name("voc-train"))
+
+
+def voc_train(*arguments: str, home: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [_VOC_TRAIN, *arguments],
+        env=os.environ | {"VOC_TRAIN_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("voc-train")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "shapes.tar"
+    write_sample_archive(path, train=24, val=6, unlabelled=3)
+    return path
+
+
+def run(archive: Path, home: Path, *more: str, code: int = 0) -> Any:
+    return voc_train(
+        *("run", "local", "--archive", str(archive), "--classes", ",".join(SAMPLE_CLASSES)),
+        *("--recipe", "tiny", "--set", "epochs=2", "--wandb", "offline", "--workers", "0"),
+        *("--json", *more),
+        home=home,
+        code=code,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(archive: Path, home: Path) -> Any:
+    return last_json(run(archive, home, "--set", "min_miou=none"))
+
+
+def test_the_flow_ends_with_a_verified_checkpoint_and_a_report(first: Any, home: Path) -> None:
+    from model.checkpoint import file_sha256, load, weights_digest
+
+    assert set(first) >= {
+        "run_id", "checkpoint", "sha256", "weights_digest", "miou", "report", "seconds", "reused",
+    }  # fmt: skip
+    checkpoint = Path(first["checkpoint"])
+    assert file_sha256(checkpoint) == first["sha256"]
+    description, state = load(checkpoint)
+    assert weights_digest(state["net"]) == first["weights_digest"]
+    assert description.miou == first["miou"]
+    assert description.run_id == first["run_id"]
+    assert Path(first["report"]).read_text().startswith("<!doctype html>")
+    assert first["reused"] == []
+    assert list(first["seconds"]) == [
+        "extract", "separate", "build-dataset", "train", "fetch-checkpoint",
+    ]  # fmt: skip
+    assert not list((home / "jobs").iterdir()), "a finished job leaves its folder behind"
+
+
+def test_no_photo_is_unpacked_and_a_local_archive_is_not_copied(
+    first: Any, archive: Path, home: Path
+) -> None:
+    everything = [path for path in home.rglob("*") if path.is_file()]
+    samples = home / "store" / "runs" / first["run_id"] / "samples"
+    assert not [p for p in everything if p.suffix == ".jpg" and p.parent != samples]
+    assert not [p for p in everything if p.stat().st_size == archive.stat().st_size]
+
+
+def test_the_same_input_is_reused_and_gives_the_same_weights(
+    first: Any, archive: Path, home: Path
+) -> None:
+    again = last_json(run(archive, home, "--set", "min_miou=none"))
+    assert again["run_id"] != first["run_id"]
+    assert again["reused"] == ["extract", "separate", "build-dataset"]
+    assert again["weights_digest"] == first["weights_digest"]
+
+
+def test_a_changed_recipe_trains_anew_on_the_same_dataset(
+    first: Any, archive: Path, home: Path
+) -> None:
+    other = last_json(run(archive, home, "--set", "min_miou=none", "--set", "lr=1e-3"))
+    assert other["reused"] == ["extract", "separate", "build-dataset"]
+    assert other["weights_digest"] != first["weights_digest"]
+    assert len(list((home / "store" / "datasets").iterdir())) == 1
+
+
+def test_a_run_below_the_gate_fails_but_keeps_checkpoint_and_report(
+    first: Any, archive: Path, home: Path
+) -> None:
+    done = run(archive, home, "--set", "min_miou=0.99", code=1)
+    assert "0.99" in done.stderr
+    records = json.loads(voc_train("status", "--json", home=home).stdout)
+    failed = [record for record in records if record["state"] == "failed"]
+    assert [record["cause"] for record in failed] == ["BELOW_GATE"]
+    assert (home / "checkpoints" / failed[0]["run_id"] / "checkpoint.pt").exists()
+    assert (home / "store" / "runs" / failed[0]["run_id"] / "report.html").exists()
+
+
+def test_status_fetch_and_evaluate_agree_with_the_run(
+    first: Any, archive: Path, home: Path, tmp_path: Path
+) -> None:
+    table = voc_train("status", home=home).stdout
+    assert first["run_id"] in table
+    one = json.loads(voc_train("status", first["run_id"], "--json", home=home).stdout)
+    assert one["state"] == "done"
+    assert one["outcome"]["miou"] == first["miou"]
+    assert one["result"]["cause"] is None
+
+    fetched = voc_train(
+        "fetch", first["run_id"], "--out", str(tmp_path / "out"), "--json", home=home
+    )
+    assert last_json(fetched)["sha256"] == first["sha256"]
+    score = voc_train(
+        *("evaluate", str(tmp_path / "out" / "checkpoint.pt")),
+        *("--archive", str(archive), "--json"),
+        home=home,
+    )
+    assert last_json(score)["miou"] == first["miou"]
+
+
+def test_what_does_not_exist_is_said_in_a_sentence(home: Path, tmp_path: Path) -> None:
+    assert "nosuchrun" in voc_train("status", "nosuchrun", home=home, code=2).stderr
+    assert "nosuchrun" in voc_train("fetch", "nosuchrun", home=home, code=2).stderr
+    missing = voc_train(
+        "evaluate", str(tmp_path / "no.pt"), "--archive", "x.tar", home=home, code=2
+    )
+    assert "no.pt" in missing.stderr
+
+
+def test_real_photos(real_data: Path, home: Path) -> None:
+    """A short form of the README's command: loss falls, and beats a constant prediction."""
+    done = voc_train(
+        *("run", "local", "--archive", str(real_data / "voc2012-subset.tar")),
+        *("--recipe", "voc-segmentnet", "--max-side", "64", "--set", "image_size=64"),
+        *("--set", "width=16", "--set", "loss=tversky", "--set", "lr=4e-3", "--set", "epochs=4"),
+        *("--set", "batch_size=8", "--set", "scale=0.8,1.25", "--set", "rotate=0"),
+        *("--wandb", "disabled", "--workers", "0", "--json"),
+        home=home,
+    )
+    outcome = last_json(done)
+    run_folder = home / "store" / "runs" / outcome["run_id"]
+    records = [json.loads(line) for line in (run_folder / "metrics.jsonl").open()]
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    dataset = json.loads((run_folder / "run.json").read_bytes())["dataset"]
+    manifest = json.loads((home / "store" / "datasets" / dataset / "manifest.json").read_bytes())
+    assert manifest["counts"] == {"train": 663, "val": 469, "test": 0}
+    *pixels, _void = manifest["pixels"]["val"]
+    all_background = pixels[0] / sum(pixels) / len(pixels)  # every other class has an IoU of 0
+    assert outcome["miou"] > all_background

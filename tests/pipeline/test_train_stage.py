@@ -1,0 +1,201 @@
+"""The train stage follows an agent: every line once, the job's own cause, nothing left running."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.failure import Cause, Failure
+from infra.machines import LocalMachine
+from infra.protocol import JobSpec, Result
+from infra.stores import Store
+from pipeline.stages import train as stage
+from pipeline.stages.train import train
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(stage, "_POLL", 0.05)
+    return Store.open(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> LocalMachine:
+    return LocalMachine(tmp_path / "job")
+
+
+def _job(code: str) -> JobSpec:
+    return JobSpec(run_id="r", argv=("python", "-c", code), deadline_seconds=600)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _must_end(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while _runs(pid):
+        assert time.monotonic() < deadline, f"process {pid} is left"
+        time.sleep(0.02)
+
+
+def _agents() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "infra.agent" in child.cmdline()]
+
+
+# The beginning of a job that runs until it is stopped, and says first who it is.
+_LONG = (
+    "import os, time, pathlib\n"
+    "print(os.getpid(), flush=True)\n"
+    "pathlib.Path('out/.p').write_text('{\"step\": 4, \"total_steps\": 8}')\n"
+    "os.rename('out/.p', 'out/progress.json')\n"
+    "time.sleep(600)\n"
+)
+
+
+def test_every_line_is_told_once_and_in_order(
+    store: Store, machine: LocalMachine, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    result = train(
+        _job(
+            "import os, pathlib, sys, time\n"
+            f"log = pathlib.Path({str(tmp_path / 'store' / 'runs' / 'r' / 'log')!r})\n"
+            "def sent(pieces):\n"
+            "    while not log.exists() or len(list(log.glob('*.txt'))) < pieces:\n"
+            "        time.sleep(0.01)\n"
+            "for n in range(500): print(n)\n"
+            "os.write(1, b'a gr\\xc3')\n"  # a piece ends in the middle of a letter
+            "sent(1)\n"
+            "os.write(1, b'\\xbcn line\\n\\n')\n"
+            "sent(2)\n"
+            "print('\\xe4 last one', end='')\n"
+        ),
+        store,
+        machine,
+        say=said.append,
+    )
+    assert result.cause is None
+    assert said == [*(str(n) for n in range(500)), "a grün line", "", "ä last one"]
+    assert len(list(store.list("runs/r/log"))) >= 3
+
+
+def test_progress_is_reported(store: Store, machine: LocalMachine, tmp_path: Path) -> None:
+    told: list[tuple[float, float | None]] = []
+    go = tmp_path / "go"
+
+    def report(done: float, total: float | None) -> None:
+        told.append((done, total))
+        go.touch()
+
+    job = _LONG.replace("time.sleep(600)", f"while not os.path.exists({str(go)!r}): time.sleep(0)")
+    train(_job(job), store, machine, report=report, say=lambda _: None)
+    assert set(told) == {(4, 8)}
+
+
+def test_a_job_that_ends_well_leaves_no_folder(
+    store: Store, machine: LocalMachine, tmp_path: Path
+) -> None:
+    train(_job("open('out/metrics.jsonl', 'w').write('{}')"), store, machine)
+    assert not (tmp_path / "job").exists()
+    assert store.get("runs/r/metrics.jsonl") == b"{}"
+
+
+def test_a_failed_job_raises_its_cause_after_its_last_line(
+    store: Store, machine: LocalMachine
+) -> None:
+    said: list[str] = []
+    failure = '{"cause": "OUT_OF_MEMORY", "message": "Halve it."}'
+    code = f"open('out/failure.json', 'w').write({failure!r}); raise SystemExit('no memory')"
+    with pytest.raises(Failure, match=r"^Halve it\.$") as caught:
+        train(_job(code), store, machine, say=said.append)
+    assert caught.value.cause is Cause.OUT_OF_MEMORY
+    assert said == ["no memory"]
+
+
+def test_an_agent_that_dies_is_lost_and_says_what_it_can(
+    store: Store, machine: LocalMachine
+) -> None:
+    jobs: list[int] = []
+
+    def kill_agent(line: str) -> None:
+        jobs.append(int(line))
+        for agent in _agents():
+            agent.kill()
+
+    with pytest.raises(Failure, match=r"agent of run r ended without a result \(.+\)") as caught:
+        train(_job(_LONG), store, machine, say=kill_agent)
+    assert caught.value.cause is Cause.AGENT_LOST
+    _must_end(*jobs)
+
+
+def test_an_interrupted_controller_leaves_nothing_running(
+    store: Store, machine: LocalMachine, tmp_path: Path
+) -> None:
+    jobs: list[int] = []
+    go = tmp_path / "go"
+
+    def interrupt(_done: float, _total: float | None) -> None:
+        raise KeyboardInterrupt
+
+    def say(line: str) -> None:
+        jobs.append(int(line))
+        go.touch()
+
+    wait = f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\npathlib.Path('out/.p')"
+    code = _LONG.replace("pathlib.Path('out/.p')", wait)
+    with pytest.raises(KeyboardInterrupt):
+        train(_job(code), store, machine, report=interrupt, say=say)
+
+    assert not _agents()
+    (pid,) = jobs
+    assert not _runs(pid)
+    result = Result.model_validate_json(store.get("runs/r/result.json") or b"")
+    assert result.cause is Cause.CANCELLED
+
+
+def test_an_earlier_attempts_result_is_not_this_ones(store: Store, machine: LocalMachine) -> None:
+    now = datetime.now(UTC)
+    old = Result(exit_code=1, cause=Cause.DEADLINE, message="old", started=now, ended=now)
+    store.put("runs/r/result.json", old.model_dump_json().encode())
+    assert train(_job("print('new')"), store, machine).cause is None
+
+
+class _Away(Store):
+    """A store that does not answer, for so many questions about the heartbeat."""
+
+    def __init__(self, folder: Path, times: float) -> None:
+        super().__init__(folder.as_uri(), folder)
+        self.times = times
+
+    def get(self, key: str) -> bytes | None:
+        if key.endswith("heartbeat.json") and self.times > 0:
+            self.times -= 1
+            raise Failure(Cause.STORE, "The store does not answer.")
+        return super().get(key)
+
+
+def test_a_store_that_is_away_for_a_while_ends_nothing(
+    store: Store, machine: LocalMachine, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    away = _Away(tmp_path / "store", times=3)
+    assert train(_job("print('done')"), away, machine, say=said.append).cause is None
+    assert said == ["done"]
+    assert away.times == 0
+
+
+def test_a_store_that_stays_away_ends_the_run_and_the_job(
+    store: Store, machine: LocalMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "_STORE_PATIENCE", 0.0)
+    away = _Away(tmp_path / "store", times=float("inf"))
+    with pytest.raises(Failure, match="does not answer") as caught:
+        train(_job(_LONG), away, machine)
+    assert caught.value.cause is Cause.STORE
+    assert not _agents()

@@ -1,0 +1,124 @@
+"""A real Prefect server and a process worker on loopback, ended by their process ids."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+
+POOL = "voc-train"
+_PREFECT = str(Path(sys.executable).with_name("prefect"))
+
+
+class PrefectServer:
+    """A server with its own home; `worker()` adds a worker of the pool."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.api = f"http://127.0.0.1:{port}/api"
+        self._port = str(port)
+        self._folder = folder
+        self._processes: list[psutil.Popen] = []
+        self.environment = os.environ | {
+            "PREFECT_HOME": str(folder / "home"),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "DO_NOT_TRACK": "1",
+            "NO_COLOR": "1",
+        }
+
+    def __enter__(self) -> Self:
+        self._start("server", "server", "start", "--host", "127.0.0.1", "--port", self._port)
+        self._await(lambda: httpx.get(f"{self.api}/health").status_code == 200, "the server")
+        self.run("work-pool", "create", POOL, "--type", "process")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in reversed(self._processes):
+            _end(process)
+
+    def start_worker(self, environment: dict[str, str]) -> None:
+        """Start a worker whose flow runs see `environment` too, and wait until it is registered."""
+        self._start("worker", "worker", "start", "--pool", POOL, environment=environment)
+        filters = f"{self.api}/work_pools/{POOL}/workers/filter"
+        self._await(lambda: bool(httpx.post(filters, json={}).json()), "the worker")
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Prefect's own command line against this server, without prompts."""
+        done = subprocess.run(
+            [_PREFECT, "--no-prompt", *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"prefect {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def post(self, path: str, **body: Any) -> Any:
+        """Ask the server's API."""
+        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        """Read from the server's API."""
+        answer = httpx.get(f"{self.api}/{path}", timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def wait(self, what: str, condition: "Any", seconds: float = 120) -> None:
+        """Poll until `condition()` holds."""
+        self._await(condition, what, seconds)
+
+    def _start(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            self._processes.append(
+                psutil.Popen(
+                    [_PREFECT, *arguments],
+                    env=self.environment | (environment or {}),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+
+    def _await(self, condition: "Any", what: str, seconds: float = 120) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                if condition():
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        logs = "\n".join(p.read_text()[-3000:] for p in sorted(self._folder.glob("*.log")))
+        raise AssertionError(f"{what} did not come in {seconds:.0f} s:\n{logs}")
+
+
+def _end(process: psutil.Popen) -> None:
+    """End a process and all that it started."""
+    everybody = [*process.children(recursive=True), process]
+    for one in everybody:
+        one.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(everybody, timeout=10)
+    for one in alive:
+        one.kill()
+    psutil.wait_procs(alive, timeout=10)
