@@ -16,13 +16,13 @@ _ALL = (
         width=12,
         depth=3,
         lr=8e-3,
-        epochs=10,
+        epochs=12,
         batch_size=8,
         image_size=64,
         scale=(0.8, 1.25),
         rotate=15.0,
         jitter=0.1,
-        min_miou=0.45,
+        min_miou=0.6,
     ),
 )
 

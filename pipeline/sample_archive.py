@@ -35,7 +35,7 @@ _ROOT = "VOCdevkit/VOC2012"
 _FOLDERS = ("ImageSets", "ImageSets/Segmentation", "JPEGImages", "SegmentationClass")
 _MTIME = 1_335_830_400  # 1 May 2012: any constant does, the bytes must not know today's date
 _VOID = 255
-_HUE_SPREAD = 75.0  # degrees around a class's own hue: wide enough that neighbours overlap
+_HUE_SPREAD = 50.0  # degrees around a class's own hue: wide enough that neighbours overlap
 
 
 def _distance(shape: str, x: Floats, y: Floats, radius: float) -> Floats:

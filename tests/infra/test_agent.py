@@ -467,12 +467,18 @@ def test_a_stop_before_the_job_starts_none(store: Store, tmp_path: Path, inputs:
     assert _log(store) == b""
 
 
-@pytest.mark.parametrize("spec", [b'{"half', b'{"run_id":"r","argv":[],"deadline_seconds":1}'])
-def test_an_agent_that_fails_itself_says_so(store: Store, tmp_path: Path, spec: bytes) -> None:
-    store.put("runs/r/spec.json", spec)
+def test_an_agent_that_fails_itself_says_so(store: Store, tmp_path: Path) -> None:
+    store.put("runs/r/spec.json", b'{"run_id":"r","argv":[],"deadline_seconds":1}')
     result = _run(store, tmp_path / "job")
     assert result.cause is Cause.AGENT_LOST
     assert "The agent failed (" in result.message
+
+
+def test_a_damaged_spec_is_named(store: Store, tmp_path: Path) -> None:
+    store.put("runs/r/spec.json", b'{"half')
+    result = _run(store, tmp_path / "job")
+    assert result.cause is Cause.CORRUPT
+    assert "runs/r/spec.json" in result.message
 
 
 def test_a_mirror_that_fails_neither_stops_the_job_nor_hides_the_end(tmp_path: Path) -> None:

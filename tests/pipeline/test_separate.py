@@ -285,3 +285,13 @@ def test_a_member_that_would_fill_the_memory_is_refused(
 def test_a_folder_that_only_ends_like_the_lists_is_none(split: Callable[..., Separation]) -> None:
     found = split({"extra": [entry("OldImageSets/Segmentation/val.txt", b"nobody\n")]})
     assert ids(found)["val"] == ["2012_three"]
+
+
+def test_only_what_is_needed_must_be_there(store: Store, tmp_path: Path) -> None:
+    """A test archive alone can be scored; that it was once scored does not let it train."""
+    path = devkit(tmp_path / "test.tar", lists={"train": None, "val": None, "test": b"one\n"})
+    archives = extracted(store, tmp_path / "spool", path)
+    found, _ = separate(archives, store, tmp_path / "spool", needed=("test",))
+    assert [pair.split for pair in found.pairs] == ["test"]
+    with pytest.raises(InputError, match="left in the train list"):
+        separate(archives, store, tmp_path / "spool")

@@ -122,7 +122,7 @@ def start_trainer(
     """`python -m model.train JOB`, on one thread, as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "model.train", str(job), "--threads", "1", *options],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
