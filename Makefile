@@ -47,7 +47,7 @@ lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/mypy --strict
 
 bench: $(READY) ## Stage seconds, images a second, peak memory
-	@.venv/bin/python tests/bench/prepare_and_train.py
+	@.venv/bin/python tests/bench/stages.py
 
 system-deps: ## Install the system packages that some tests need (Debian, Ubuntu)
 	@tools/system_deps.sh

@@ -8,11 +8,21 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 from pipeline.run import STAGES
 
 _PLAIN_EVERY = 10.0  # seconds between two plain progress lines
+
+
+class _Elapsed(ProgressColumn):
+    """Time until the stage ended; rich's own column stops where the bar is full."""
+
+    def render(self, task: Task) -> Text:
+        """Minutes and seconds."""
+        minutes, seconds = divmod(int(task.elapsed or 0), 60)
+        return Text(f"{minutes:3d}:{seconds:02d}", style="progress.elapsed")
 
 
 class Terminal:
@@ -26,7 +36,7 @@ class Terminal:
                 TextColumn("{task.fields[mark]} {task.description:<16}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.percentage:>3.0f}%"),
-                TimeElapsedColumn(),
+                _Elapsed(),
                 TextColumn("[dim]{task.fields[note]}"),
                 console=self._console,
             )

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from infra.stores import Store
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from servers.rgw import RGW
 
 _VOC_TRAIN = str(Path(sys.executable).with_name("voc-train"))
 
@@ -147,6 +149,35 @@ def test_what_does_not_exist_is_said_in_a_sentence(home: Path, tmp_path: Path) -
         "evaluate", str(tmp_path / "no.pt"), "--archive", "x.tar", home=home, code=2
     )
     assert "no.pt" in missing.stderr
+
+
+def test_a_bucket_can_hold_archive_and_store(
+    rgw: RGW, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in rgw.environment().items():
+        monkeypatch.setenv(name, value)
+    rgw.create_bucket("end-to-end")
+    Store.open("s3://end-to-end").put_file("in/shapes.tar", archive)
+    store = ("--store", "s3://end-to-end/results")
+    home = tmp_path / "bucket"
+    done = voc_train(
+        *("run", "local", "--archive", "s3://end-to-end/in/shapes.tar", *store),
+        *("--classes", ",".join(SAMPLE_CLASSES), "--recipe", "tiny", "--set", "epochs=1"),
+        *("--set", "min_miou=none", "--wandb", "disabled", "--workers", "0", "--json"),
+        home=home,
+    )
+    outcome = last_json(done)
+    again = voc_train(
+        "fetch", outcome["run_id"], *store, "--out", str(tmp_path / "elsewhere"), "--json",
+        home=tmp_path / "another-computer",
+    )  # fmt: skip
+    assert last_json(again)["sha256"] == outcome["sha256"]
+    secret = rgw.environment()["AWS_SECRET_ACCESS_KEY"].encode()
+    for entry in Store.open("s3://end-to-end").list("results"):
+        data = Store.open("s3://end-to-end").get(entry.key)
+        assert data is not None
+        assert secret not in data
+    assert not [p for p in home.rglob("*") if p.is_file() and secret in p.read_bytes()]
 
 
 def test_real_photos(real_data: Path, home: Path) -> None:
