@@ -11,11 +11,9 @@ import argparse
 import json
 import math
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -31,10 +29,10 @@ from model.job import Job
 from model.journal import Journal, write_atomically
 from model.loader import Batch, normalise, training_batches
 from model.state import TrainingState
+from model.wandb_process import WANDB_PATIENCE, fed_to_wandb
 
 SAMPLES = 8  # validation samples whose predictions are kept as pictures
 STOPPED = 143  # the exit code of a run that was asked to stop and can go on: 128 + SIGTERM
-WANDB_PATIENCE = 60.0  # seconds that W&B has at the end to take what is left
 
 
 def train(
@@ -58,7 +56,7 @@ def train(
         came_from, saved = checkpoint.load(found / checkpoint.BLOB)
         _must_fit(came_from, job.origin)
         state.load_state_dict(saved)
-    with Journal(job.out, state.step) as journal, _fed_to_wandb(folder, wandb, wandb_patience):
+    with Journal(job.out, state.step) as journal, fed_to_wandb(folder, wandb, wandb_patience):
         if journal.finished:
             return True
         if state.step:
@@ -281,35 +279,6 @@ def _fail(job: Path, cause: str, message: str, code: int) -> int:
         write_atomically(job / "out" / "failure.json", said)
     print(message, file=sys.stderr, flush=True)
     return code
-
-
-@contextmanager
-def _fed_to_wandb(job: Path, mode: str, patience: float) -> Iterator[None]:
-    """Feed W&B from the journal in a process of its own, which training never waits for.
-
-    A dead or slow server holds up only that process; at the end it has `patience` seconds to catch
-    up, and what it could not deliver still stands in `metrics.jsonl`. What W&B's library has to
-    say goes to `out/wandb.log`.
-    """
-    if mode == "disabled":
-        yield
-        return
-    command = [sys.executable, "-m", "model.wandb_feed", str(job), "--mode", mode, "--follow"]
-    command += ["--init-timeout", str(patience / 6)]  # leaves time to write it all offline
-    with (job / "out" / "wandb.log").open("wb") as log:
-        feed = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
-    try:
-        yield
-    finally:
-        assert feed.stdin
-        feed.stdin.close()  # its sign that nothing more will come
-        try:
-            if feed.wait(patience):
-                print("W&B was not fed, see wandb.log; metrics.jsonl has everything", flush=True)
-        except subprocess.TimeoutExpired:
-            feed.kill()
-            feed.wait()
-            print("W&B did not answer in time; metrics.jsonl has everything", flush=True)
 
 
 if __name__ == "__main__":

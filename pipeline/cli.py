@@ -20,6 +20,7 @@ from pipeline.parameters import Parameters, default_store, home
 
 app = typer.Typer(
     help="Train a segmentation net on an archive of photos with masks.",
+    epilog="--debug, anywhere, shows where an error comes from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
