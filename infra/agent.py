@@ -31,7 +31,7 @@ from infra.stores import Store
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
 _FAILURE = "failure.json"  # the job's own word on why it failed: cause, message
-_STOPPED = "Stopped on request; it can be resumed."
+_STOPPED = "Stopped on request; what was learned so far is in its checkpoint."
 _STORE_PATIENCE = 600.0  # seconds that the last words may wait for a store that is away
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -153,7 +153,9 @@ class Agent:
             return self._result(0, None, "done")
         if self._stop is Cause.DEADLINE:
             return self._result(
-                code, Cause.DEADLINE, "The time limit was reached; raise it to go on from here."
+                code,
+                Cause.DEADLINE,
+                "The time limit was reached: --limit train_hours=….",
             )
         if self._stop:
             return self._result(code, self._stop, _STOPPED)

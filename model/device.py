@@ -41,14 +41,25 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_threads() -> int:
     """CPU threads to compute with: all cores but one, which loader and system need.
 
     OpenMP's threads wait for each other at every layer, so one that has to share its core holds up
     all of them: with 2 threads on 2 busy cores a step took ten times as long as with 1 (measured).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) - 1)
+    return max(1, usable_cores() - 1)
+
+
+def default_workers() -> int:
+    """Loader processes: one a core but the net's own, and no more than 8, which feed any GPU."""
+    return min(usable_cores() - 1, 8)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

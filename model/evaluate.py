@@ -25,6 +25,8 @@ from model.losses import Loss, build_loss
 from model.metrics import ConfusionMatrix
 from model.nets import build_net
 
+PICTURES = 8  # validation samples that a person is shown
+
 
 class Score(BaseModel):
     """How good a net is on a split. A class that occurs nowhere has no IoU and does not count."""
@@ -47,10 +49,17 @@ class Evaluation:
     predictions: dict[int, Image] = field(default_factory=dict)
 
 
+def spread(samples: int, total: int = PICTURES) -> set[int]:
+    """At most `total` positions, evenly spread over `range(samples)`: whose pictures are shown."""
+    return {round(i * (samples - 1) / (total - 1)) for i in range(total)}
+
+
 def predict(net: nn.Module, photo: Image, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Logits float32 [1, C, H, W] of one photo uint8 [H, W, 3]; the net must be in eval mode."""
     images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
-    with torch.inference_mode(), autocast(device, dtype):
+    # Trying out kernels for every new size is slow, and might choose others in another process.
+    settled = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with settled, torch.inference_mode(), autocast(device, dtype):
         logits: Tensor = net(normalise(images).contiguous(memory_format=torch.channels_last))
     return logits.float()
 

@@ -1,4 +1,4 @@
-"""A recipe says what to train: net, loss, optimiser, schedule, augmentation, image size, metric.
+"""A recipe says what to train: net, loss, optimiser, schedule, augmentation, image size.
 
 It is frozen and validated, it is saved into every checkpoint, and it knows nothing of the data:
 the number of classes comes from the dataset. The named recipes stand in `model/recipes.py`.
@@ -61,7 +61,6 @@ class Recipe(BaseModel):
         "auto", description="auto: bf16 where the device has it, fp16 on older CUDA, else fp32"
     )
     channels_last: bool = True
-    metric: Literal["miou"] = "miou"
     min_miou: float | None = Field(
         None, ge=0, le=1, description="a run whose best mIoU stays below this fails"
     )

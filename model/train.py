@@ -22,16 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from model import checkpoint
-from model.device import autocast, default_threads
+from model.device import autocast, default_threads, default_workers
 from model.errors import InputError, TrainingError
-from model.evaluate import Evaluation, evaluate
+from model.evaluate import Evaluation, evaluate, spread
 from model.job import Job
 from model.journal import Journal, write_atomically
 from model.loader import Batch, normalise, training_batches
 from model.state import TrainingState
 from model.wandb_process import WANDB_PATIENCE, fed_to_wandb
 
-SAMPLES = 8  # validation samples whose predictions are kept as pictures
 STOPPED = 143  # the exit code of a run that was asked to stop and can go on: 128 + SIGTERM
 
 
@@ -131,7 +130,7 @@ def _end_epoch(
     job: Job, state: TrainingState, journal: Journal, epoch: int, lr: float, speed: float
 ) -> None:
     """Validate, record, and keep a checkpoint."""
-    pictured = {round(i * (len(job.val) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)}
+    pictured = spread(len(job.val))
     train_loss = float(state.loss_sum) / job.order.steps_per_epoch
     state.loss_sum.zero_()
     scored = evaluate(state.net, job.val, job.loss, job.device, job.dtype, keep=pictured)
@@ -223,7 +222,9 @@ def main() -> int:
     parser.add_argument("job", type=Path, help="folder with recipe.json and dataset/")
     parser.add_argument("--run-id", default="", help="default: the folder's name")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes; 0: none")
+    parser.add_argument(
+        "--workers", type=int, default=default_workers(), help="loader processes (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores but one")
     parser.add_argument(
         "--wandb", default="disabled", choices=("auto", "online", "offline", "disabled")

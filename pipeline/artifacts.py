@@ -33,7 +33,7 @@ class PrefectListener:
     def started(self, stage: str) -> None:
         self._next = 0.0
 
-    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
+    def advanced(self, stage: str, done: float, total: float | None) -> None:
         if not total or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _EVERY

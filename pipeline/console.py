@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from pipeline.run import STAGES
-
 _PLAIN_EVERY = 10.0  # seconds between two plain progress lines
 
 
@@ -46,10 +44,6 @@ class Terminal:
     def __enter__(self) -> Self:
         if self._bars:
             self._bars.start()
-            for stage in STAGES:
-                self._ids[stage] = self._bars.add_task(
-                    stage, total=None, start=False, mark=" ", note="", visible=False
-                )
         return self
 
     def __exit__(
@@ -68,17 +62,16 @@ class Terminal:
     def started(self, stage: str) -> None:
         self._next_line = time.monotonic() + _PLAIN_EVERY
         if self._bars:
-            self._bars.start_task(self._ids[stage])
-            self._bars.update(self._ids[stage], visible=True, mark="[cyan]▸[/]")
+            self._ids[stage] = self._bars.add_task(stage, total=None, mark="[cyan]▸[/]", note="")
         else:
             self._console.print(f"{stage} …")
 
-    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
+    def advanced(self, stage: str, done: float, total: float | None) -> None:
         if self._bars:
-            self._bars.update(self._ids[stage], completed=done, total=total, note=note)
+            self._bars.update(self._ids[stage], completed=done, total=total)
         elif total and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _PLAIN_EVERY
-            self._console.print(f"{stage} {100 * done / total:.0f}% {note}".rstrip())
+            self._console.print(f"{stage} {100 * done / total:.0f}%")
 
     def said(self, stage: str, line: str) -> None:
         self._console.print(f"  {line}", style="dim", markup=False)

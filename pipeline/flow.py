@@ -5,7 +5,6 @@ function from `pipeline/stages/`; nothing that matters is kept by Prefect alone,
 process leaves Prefect's states behind as they were.
 """
 
-import os
 from typing import TYPE_CHECKING
 
 from prefect import flow, task
@@ -131,14 +130,13 @@ def train_net(run: Run, dataset: Manifest) -> None:
     """Train on a machine, through its agent; whatever happens, nothing is left running."""
     with run.stage("train") as stage:
         parameters = run.parameters
-        workers = parameters.workers
         job = job_for(
             run.run_id,
             parameters.resolved_recipe(),
             dataset,
             run.store,
             device=parameters.device,
-            workers=_default_workers() if workers is None else workers,
+            workers=parameters.workers,
             wandb=parameters.wandb,
             deadline_seconds=parameters.limits.train_hours * 3600,
         )
@@ -161,11 +159,6 @@ def fetch_best(run: Run, dataset: Manifest) -> "tuple[CheckpointManifest, Evalua
             f"{evaluation.score.images:,} images, as in training"
         )
     return checkpoint, evaluation
-
-
-def _default_workers() -> int:
-    """Enough loader processes to feed a GPU; on a small computer the cores are for the net."""
-    return min((os.cpu_count() or 1) - 1, 8)
 
 
 def write_report(

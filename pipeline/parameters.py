@@ -87,7 +87,12 @@ class Parameters(BaseModel):
     )
     machine: Literal["local"] = Field("local", description="where to train")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    workers: int | None = Field(None, ge=0, le=256, description="loader processes; default: cores")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=256,
+        description="loader processes; by default one a core, but one",
+    )
     wandb: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto", description="auto: online where the worker has WANDB_API_KEY, else offline"
     )

@@ -18,7 +18,7 @@ class Listener(Protocol):
     def started(self, stage: str) -> None:
         """A stage began."""
 
-    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
+    def advanced(self, stage: str, done: float, total: float | None) -> None:
         """A stage got further; called often, so it must be quick."""
 
     def said(self, stage: str, line: str) -> None:
@@ -32,7 +32,7 @@ class Nobody:
     """Listens to nothing."""
 
     def started(self, stage: str) -> None: ...
-    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None: ...
+    def advanced(self, stage: str, done: float, total: float | None) -> None: ...
     def said(self, stage: str, line: str) -> None: ...
     def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None: ...
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,7 +19,6 @@ from pipeline.parameters import Parameters, home
 from pipeline.progress import Listener
 
 _LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: none looks like another
-STAGES = ("extract", "separate", "build-dataset", "train", "fetch-checkpoint")
 
 
 class StageRecord(BaseModel):
@@ -37,10 +36,10 @@ class RunRecord(BaseModel):
     """What the controller writes to `runs/<run>/run.json`, at the start and at the end."""
 
     run_id: str
-    state: Literal["running", "done", "failed"]
+    state: Literal["running", "done", "failed", "silent"]  # silent is concluded, never written
     started: datetime
     ended: datetime | None = None
-    parameters: Parameters
+    parameters: dict[str, Any]  # as they were: a record outlives the code that wrote it
     stages: tuple[StageRecord, ...] = ()
     dataset: str | None = None
     cause: Cause | None = None
@@ -72,10 +71,10 @@ class Stage:
         self.summary = ""
         self._listeners = listeners
 
-    def report(self, done: float, total: float | None, note: str = "") -> None:
+    def report(self, done: float, total: float | None) -> None:
         """Tell everybody how far it is."""
         for listener in self._listeners:
-            listener.advanced(self.name, done, total, note)
+            listener.advanced(self.name, done, total)
 
     def say(self, line: str) -> None:
         """Tell everybody something in words."""
@@ -145,7 +144,7 @@ class Run:
             state=state,
             started=self._started,
             ended=None if state == "running" else now(),
-            parameters=self.parameters,
+            parameters=self.parameters.model_dump(mode="json"),
             stages=tuple(self.stages),
             dataset=self.dataset,
             cause=cause,
@@ -175,7 +174,16 @@ def explained(error: BaseException) -> tuple[Cause, str]:
 
 
 def recorded_runs(store: Store) -> Iterator[RunRecord]:
-    """Every run in the store that can be read, newest first."""
-    records = (read(store, run_key(run, "run.json"), RunRecord) for run in store.folders("runs"))
-    found = [record for record in records if record]
+    """Every run in the store whose record can be read, newest first."""
+    found = []
+    for run in store.folders("runs"):
+        try:
+            record = read(store, run_key(run, "run.json"), RunRecord)
+        except Failure as failure:
+            if failure.cause is not Cause.CORRUPT:
+                raise
+            logging.getLogger(__name__).warning("%s", failure)  # one bad record hides no other
+            continue
+        if record:
+            found.append(record)
     yield from sorted(found, key=lambda record: record.started, reverse=True)

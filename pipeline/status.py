@@ -1,6 +1,7 @@
 """How runs stand, as the store knows it."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,17 @@ from pipeline.run import RunRecord, recorded_runs
 _SILENT_AFTER = 120.0  # seconds without a heartbeat after which nobody can be at work
 
 
+def state_of(record: RunRecord, heartbeat: Heartbeat | None, time: datetime) -> str:
+    """How a run stands: a run that calls itself running, but that nobody has heard of, is silent.
+
+    Its controller was killed; the agent may have finished all the same, which `fetch` tells.
+    """
+    heard = heartbeat.time if heartbeat else record.started
+    if record.state == "running" and (time - heard).total_seconds() > _SILENT_AFTER:
+        return "silent"
+    return record.state
+
+
 def one_run(store: Store, run_id: str) -> dict[str, Any]:
     """Everything the store knows of one run; Failure(BAD_INPUT) when it knows nothing."""
     record = read(store, run_key(run_id, "run.json"), RunRecord)
@@ -23,10 +35,9 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
         )
     heartbeat = read(store, run_key(run_id, "heartbeat.json"), Heartbeat)
     result = read(store, run_key(run_id, "result.json"), Result)
-    silent = heartbeat and (now() - heartbeat.time).total_seconds() > _SILENT_AFTER
     return {
         **record.model_dump(mode="json"),
-        "state": "silent" if record.state == "running" and silent and not result else record.state,
+        "state": state_of(record, heartbeat, now()),
         "heartbeat": heartbeat.model_dump(mode="json") if heartbeat else None,
         "result": result.model_dump(mode="json") if result else None,
         "checkpoints": list(store.folders(run_key(run_id, "checkpoints"))),
@@ -35,7 +46,10 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
 
 def print_all(store: Store, *, as_json: bool) -> None:
     """A table of all runs, newest first."""
-    records = list(recorded_runs(store))
+    records = [
+        record.model_copy(update={"state": _state_in(store, record)})
+        for record in recorded_runs(store)
+    ]
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records]))
         return
@@ -47,12 +61,19 @@ def print_all(store: Store, *, as_json: bool) -> None:
         table.add_row(
             record.run_id,
             f"{record.started.astimezone():%Y-%m-%d %H:%M}",
-            record.parameters.recipe,
+            record.parameters.get("recipe", ""),
             record.state,
             f"{record.outcome.miou:.4f}" if record.outcome else "",
             record.cause or "",
         )
     Console(highlight=False).print(table)
+
+
+def _state_in(store: Store, record: RunRecord) -> str:
+    if record.state != "running":  # the heartbeat of a run that ended tells nothing
+        return record.state
+    heartbeat = read(store, run_key(record.run_id, "heartbeat.json"), Heartbeat)
+    return state_of(record, heartbeat, now())
 
 
 def print_one(run: dict[str, Any], *, as_json: bool) -> None:

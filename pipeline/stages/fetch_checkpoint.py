@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
     from model.evaluate import Evaluation
 
-SAMPLES = 8  # validation samples for the report
 # Two kinds of hardware round differently, which moves a pixel here and there.
 _ROUNDING = 0.01
 
@@ -78,11 +77,10 @@ def evaluate_again(
     """
     from model import checkpoint
     from model.device import pick_device, pick_precision
-    from model.evaluate import evaluate_checkpoint
+    from model.evaluate import evaluate_checkpoint, spread
     from model.provenance import provenance
 
-    val = len(Dataset(dataset, "val"))
-    keep = {round(i * (val - 1) / max(1, SAMPLES - 1)) for i in range(SAMPLES)}
+    keep = spread(len(Dataset(dataset, "val")))
     evaluation = evaluate_checkpoint(
         folder / checkpoint.BLOB, dataset, device=device, keep=keep, report=report
     )

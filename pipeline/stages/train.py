@@ -27,7 +27,7 @@ def job_for(
     store: Store,
     *,
     device: str,
-    workers: int,
+    workers: int | None,
     wandb: str,
     deadline_seconds: float,
 ) -> JobSpec:
@@ -56,7 +56,8 @@ def job_for(
         run_id=run_id,
         argv=(
             *("python", "-m", "model.train", ".", "--run-id", run_id),
-            *("--device", device, "--workers", str(workers), "--wandb", wandb),
+            *("--device", device, "--wandb", wandb),
+            *(() if workers is None else ("--workers", str(workers))),
         ),
         inputs=(index, *shards),
         files={

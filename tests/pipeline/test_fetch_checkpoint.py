@@ -15,9 +15,11 @@ from model.device import pick_device, pick_precision
 from model.nets import build_net
 from model.provenance import provenance
 from model.recipes import named
-from pipeline.stages.fetch_checkpoint import fetch_checkpoint, local_dataset
+from model.train import train
+from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, local_dataset
 from pipeline.stages.train import job_for
 from servers.rgw import RGW
+from tiny import write_job
 
 RECIPE = named("tiny").override({"width": 2, "depth": 1})
 CLASSES = ("background", "disc")
@@ -231,3 +233,47 @@ def test_there_is_no_job_on_a_dataset_that_is_gone(store: Store) -> None:
     with pytest.raises(Failure, match=r"datasets/abc is no longer in") as caught:
         job_for("r", RECIPE, dataset, store, device="cpu", workers=0, wandb="", deadline_seconds=60)
     assert caught.value.cause is Cause.CORRUPT
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job that was really trained, with its best checkpoint."""
+    job = write_job(tmp_path_factory.mktemp("trained") / "job")
+    assert train(job, run_id="r", device="cpu")
+    return job
+
+
+def _best(job: Path) -> tuple[Path, CheckpointManifest]:
+    folder = checkpoint.best(job / "out" / "checkpoints")
+    assert folder
+    manifest = checkpoint.verified(folder)
+    assert manifest
+    return folder, manifest
+
+
+def test_the_score_is_trainings_own_to_the_last_bit(trained: Path) -> None:
+    folder, manifest = _best(trained)
+    again = evaluate_again(manifest, folder, trained / "dataset", device="cpu")
+    assert again.score.miou == manifest.miou
+    assert again.score.iou == manifest.iou
+    assert again.predictions
+
+
+def test_another_score_on_the_same_computer_is_no_rounding(trained: Path) -> None:
+    folder, manifest = _best(trained)
+    assert manifest.miou is not None
+    claimed = manifest.model_copy(update={"miou": manifest.miou + 1e-9})
+    with pytest.raises(Failure, match="harmed on the way") as failed:
+        evaluate_again(claimed, folder, trained / "dataset", device="cpu")
+    assert failed.value.cause is Cause.CORRUPT
+
+
+def test_other_hardware_may_round_otherwise_but_not_by_much(trained: Path) -> None:
+    folder, manifest = _best(trained)
+    assert manifest.miou is not None
+    elsewhere = manifest.provenance.model_copy(update={"processor": "another"})
+    near = manifest.model_copy(update={"provenance": elsewhere, "miou": manifest.miou + 0.005})
+    far = manifest.model_copy(update={"provenance": elsewhere, "miou": manifest.miou + 0.02})
+    evaluate_again(near, folder, trained / "dataset", device="cpu")
+    with pytest.raises(Failure, match="harmed on the way"):
+        evaluate_again(far, folder, trained / "dataset", device="cpu")

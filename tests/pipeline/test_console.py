@@ -1,0 +1,63 @@
+"""A run as a person sees it: bars on a terminal, plain lines elsewhere."""
+
+import os
+import pty
+import subprocess
+import sys
+
+_STORY = """
+from pipeline.console import Terminal
+with Terminal() as terminal:
+    terminal.started("train")
+    terminal.advanced("train", 5, 10)
+    terminal.said("train", "epoch 1/2  [bold]loss[/bold] 0.5")
+    terminal.advanced("train", 10, 10)
+    terminal.finished("train", 12.3, False, "12 s on this computer")
+"""
+
+
+def test_a_terminal_shows_bars() -> None:
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    environment.pop("NO_COLOR", None)
+    child = subprocess.Popen([sys.executable, "-c", _STORY], stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    while piece := _read(ours):
+        shown += piece
+    assert child.wait(60) == 0
+    text = shown.decode()
+    assert "━" in text
+    assert "100%" in text
+    assert "✓" in text
+    assert "epoch 1/2  [bold]loss[/bold] 0.5" in text  # what training says is no markup
+    assert "12 s on this computer" in text
+
+
+def test_without_a_terminal_there_are_plain_lines() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _STORY], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "train …",
+        "  epoch 1/2  [bold]loss[/bold] 0.5",
+        "train done in 12.3 s: 12 s on this computer",
+    ]
+
+
+def test_debug_shows_where_an_error_comes_from() -> None:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", "local"]
+    plain = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    shown = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=60)
+    assert (plain.returncode, shown.returncode) == (2, 2)
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in shown.stderr
+    assert shown.stderr.endswith(plain.stderr)
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # how Linux says that the other side was closed
+        return b""

@@ -1,0 +1,79 @@
+"""What `voc-train status` says of runs that are well, dead, or written by other code."""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.failure import Failure
+from infra.protocol import Heartbeat, now
+from infra.stores import Store
+from pipeline.run import RunRecord
+from pipeline.status import one_run, print_all, print_one
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+def record(store: Store, run_id: str, state: str = "running", **values: Any) -> None:
+    written = RunRecord.model_validate(
+        {"run_id": run_id, "state": state, "started": now(), "parameters": {"recipe": "tiny"}}
+        | values
+    )
+    store.put(f"runs/{run_id}/run.json", written.model_dump_json().encode())
+
+
+def beat(store: Store, run_id: str, time: datetime) -> None:
+    heartbeat = Heartbeat(time=time, state="running", progress={"step": 3, "total_steps": 9})
+    store.put(f"runs/{run_id}/heartbeat.json", heartbeat.model_dump_json().encode())
+
+
+def listed(store: Store, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    print_all(store, as_json=True)
+    return {run["run_id"]: run["state"] for run in json.loads(capsys.readouterr().out)}
+
+
+def test_list_and_detail_agree_on_who_is_silent(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long_ago = now() - timedelta(hours=1)
+    record(store, "at-work", started=long_ago)
+    beat(store, "at-work", now())
+    record(store, "killed", started=long_ago)
+    beat(store, "killed", long_ago)
+    record(store, "killed-early", started=long_ago)
+    record(store, "just-begun")
+    record(store, "ended", "done", started=long_ago)
+    expected = {
+        "at-work": "running",
+        "killed": "silent",
+        "killed-early": "silent",
+        "just-begun": "running",
+        "ended": "done",
+    }
+    assert listed(store, capsys) == expected
+    assert {run: one_run(store, run)["state"] for run in expected} == expected
+
+
+def test_a_record_of_other_code_is_listed_and_a_damaged_one_hides_no_other(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(store, "old", "done", parameters={"recipe": "no-longer-there", "gone": 1})
+    record(store, "good", "done")
+    store.put("runs/damaged/run.json", b"{")
+    assert listed(store, capsys) == {"old": "done", "good": "done"}
+    print_all(store, as_json=False)
+    assert "no-longer-there" in capsys.readouterr().out
+    with pytest.raises(Failure, match="runs/damaged/run.json"):
+        one_run(store, "damaged")
+
+
+def test_one_run_shows_how_far_it_is(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    record(store, "at-work")
+    beat(store, "at-work", now())
+    print_one(one_run(store, "at-work"), as_json=False)
+    assert "step 3 of 9" in capsys.readouterr().out
