@@ -232,7 +232,10 @@ class Agent:
             except Failure as failure:
                 _say(failure)
                 # Whoever asked to stop is waiting.
-                if time.monotonic() > until or self._stop is Cause.CANCELLED:
+                # Room and rights seldom come by themselves, and a person waits for the reason.
+                hopeless = failure.args[0].startswith(("The store is full", "No permission"))
+                late = time.monotonic() > until - (0.9 * _STORE_PATIENCE if hopeless else 0)
+                if late or self._stop is Cause.CANCELLED:
                     raise
                 time.sleep(5)
 

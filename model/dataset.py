@@ -92,8 +92,11 @@ class Dataset:
                 f"{folder} is not a whole dataset ({Path(error.filename).name} is missing); "
                 "build it again with `voc-train run`."
             ) from None
-        except ValidationError as error:
-            raise InputError(f"{folder}: the dataset's description is damaged: {error}") from None
+        except (ValidationError, UnicodeDecodeError):
+            raise InputError(
+                f"The description of the dataset in {folder} is damaged; delete that folder and "
+                "run again."
+            ) from None
         if not self.samples:
             raise InputError(f"{folder} has no {split!r} samples.")
         self.split = split

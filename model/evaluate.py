@@ -132,8 +132,11 @@ def evaluate_checkpoint(
     recipe = description.recipe
     where = pick_device(device)
     dtype = pick_precision(recipe.precision, where)
-    net = build_net(recipe, len(description.classes)).to(where)
-    net.load_state_dict(state["net"])
+    try:
+        net = build_net(recipe, len(description.classes)).to(where)
+        net.load_state_dict(state["net"])
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{path} does not hold the weights of its own recipe's net.") from None
     net = net.to(memory_format=torch.channels_last)
     loss = build_loss(
         recipe.loss, tversky_alpha=recipe.tversky_alpha, tversky_beta=recipe.tversky_beta

@@ -4,8 +4,10 @@
 report and the terminal are fed from it, so a dead W&B server can neither stop nor slow training.
 """
 
+import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -64,7 +66,7 @@ class Journal:
         folder.mkdir(exist_ok=True)
         files = []
         for name, (photo, truth, prediction) in pictures.items():
-            stem = name.replace(os.sep, "_")
+            stem = _file_name(name)
             for suffix, data in (
                 ("photo.jpg", encode_jpeg(photo)),
                 ("truth.png", encode_mask(truth)),
@@ -82,3 +84,10 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _file_name(name: str) -> str:
+    """A sample's id as a file's name: itself where it is plain, else its hash, so none clash."""
+    if re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
+        return name
+    return hashlib.sha256(name.encode()).hexdigest()[:32]

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless")
 
@@ -23,7 +23,7 @@ class Provenance(BaseModel):
     processor: str
     device: str
     precision: str
-    threads: int
+    threads: int = Field(ge=1, le=1024)
 
 
 @cache

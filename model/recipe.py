@@ -25,7 +25,7 @@ Range = Annotated[tuple[float, float], BeforeValidator(_pair)]
 class Recipe(BaseModel):
     """Everything that decides what is learned, except the data."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     summary: str = Field(description="one line for `voc-train recipes`")

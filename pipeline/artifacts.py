@@ -1,6 +1,7 @@
 """What Prefect's UI shows of a run: progress, log lines, a table, pictures, a summary."""
 
 import base64
+import html
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -58,6 +59,11 @@ class PrefectListener:
         self._bars[stage] = created
 
 
+def _cell(text: str) -> str:
+    """Text that is neither HTML nor a column's border in a Markdown table."""
+    return html.escape(text).replace("|", "&#124;")
+
+
 def show_samples(png: bytes) -> None:
     """A picture of validation samples: photo, truth, prediction."""
     create_image_artifact(
@@ -83,7 +89,8 @@ def summarise(outcome: Outcome, stages: Sequence[StageRecord], score: "Score") -
         description="stages of the run",
     )
     classes = "\n".join(
-        f"| {name} | {'–' if iou is None else f'{iou:.4f}'} |" for name, iou in score.iou.items()
+        f"| {_cell(name)} | {'–' if iou is None else f'{iou:.4f}'} |"
+        for name, iou in score.iou.items()
     )
     create_markdown_artifact(
         markdown=(

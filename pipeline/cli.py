@@ -5,6 +5,7 @@ standard output, everything on the way to standard error.
 """
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -102,12 +103,14 @@ def run_local(
     from pipeline.progress import listening
 
     with Terminal() as terminal:
-        if not os.environ.get("PREFECT_API_URL"):
-            terminal.waiting("starting Prefect for this run alone (about 10 s) …")
-        from pipeline.flow import voc_train
+        terminal.waiting("starting Prefect …")
+        from pipeline.temporary_server import prefect_server
 
-        listening.set(terminal)
-        outcome = voc_train(parameters)
+        with prefect_server():
+            from pipeline.flow import voc_train
+
+            listening.set(terminal)
+            outcome = voc_train(parameters)
     if json:
         print(outcome.model_dump_json())
         return
@@ -137,7 +140,7 @@ def status(
     if run is None:
         print_all(where, as_json=json)
     else:
-        print_one(one_run(where, run), as_json=json)
+        print_one(one_run(where, _run_id(run)), as_json=json)
 
 
 @app.command()
@@ -150,8 +153,8 @@ def fetch(
     """Copy the best verified checkpoint of a run to this computer."""
     from pipeline.stages.fetch_checkpoint import fetch_checkpoint
 
-    folder = out or home() / "checkpoints" / run
-    manifest = fetch_checkpoint(run, Store.open(store or default_store()), folder)
+    folder = out or home() / "checkpoints" / _run_id(run)
+    manifest = fetch_checkpoint(_run_id(run), Store.open(store or default_store()), folder)
     path = folder / "checkpoint.pt"
     if json:
         print(manifest.model_dump_json())
@@ -228,11 +231,7 @@ def _pairs(texts: list[str], option: str) -> dict[str, str]:
 
 
 def _prepare_prefect() -> None:
-    """Prefect talks to a log by default; here the terminal shows the run itself.
-
-    Its temporary server makes a database at its first start, for which 20 seconds may be too few.
-    """
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    """Prefect talks to a log by default; here the terminal shows the run itself."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -245,6 +244,7 @@ def main() -> NoReturn:
     # A service manager's stop is a person's Ctrl-C: the machine is stopped before we go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _must_be_text(arguments)
         code = app(arguments, prog_name="voc-train", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, typer.Abort):
@@ -259,6 +259,20 @@ def main() -> NoReturn:
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         _leave(f"Unexpected: {said} (--debug shows where)", 1, debug)
+
+
+def _must_be_text(arguments: list[str]) -> None:
+    for argument in arguments:
+        if not argument.isprintable():
+            raise InputError(f"{argument!r} is not text; rename the file, or mend the argument.")
+
+
+def _run_id(run: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,40}", run, re.ASCII):
+        raise InputError(
+            f"{run!r} is no run's id, which is like 261121-4k2ra; see `voc-train status`."
+        )
+    return run
 
 
 def _leave(message: str, code: int, debug: bool) -> NoReturn:

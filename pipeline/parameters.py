@@ -34,13 +34,19 @@ _SIGNATURES = {
     "access_token",
     "api_key",
     "password",
+    "apikey",
+    "auth",
+    "authorization",
+    "jwt",
+    "key",
+    "secret",
 }
 _USER = re.compile(r"://[^/?#]*@")
 
 
 def home() -> Path:
     """Where everything lies that is not said otherwise: `VOC_TRAIN_HOME`, or `~/voc-train`."""
-    return Path(os.environ.get("VOC_TRAIN_HOME", "~/voc-train")).expanduser().absolute()
+    return Path(os.environ.get("VOC_TRAIN_HOME") or "~/voc-train").expanduser().absolute()
 
 
 def default_store() -> str:

@@ -12,7 +12,8 @@ from infra.protocol import Heartbeat, Result, now, read, run_key
 from infra.stores import Store
 from pipeline.run import RunRecord, recorded_runs
 
-_SILENT_AFTER = 120.0  # seconds without a heartbeat after which nobody can be at work
+_SILENT_AFTER = 120.0  # seconds without a heartbeat after which no job can be at work
+_SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before and after training
 
 
 def state_of(record: RunRecord, heartbeat: Heartbeat | None, time: datetime) -> str:
@@ -21,7 +22,10 @@ def state_of(record: RunRecord, heartbeat: Heartbeat | None, time: datetime) -> 
     Its controller was killed; the agent may have finished all the same, which `fetch` tells.
     """
     heard = heartbeat.time if heartbeat else record.started
-    if record.state == "running" and (time - heard).total_seconds() > _SILENT_AFTER:
+    # Only a job at work beats; preparing and scoring may take their time.
+    at_work = heartbeat is not None and heartbeat.state != "finishing"
+    patience = _SILENT_AFTER if at_work else _SILENT_AT_LEAST
+    if record.state == "running" and (time - heard).total_seconds() > patience:
         return "silent"
     return record.state
 
@@ -33,7 +37,7 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
         raise Failure(
             Cause.BAD_INPUT, f"There is no run {run_id!r} in {store.url}; see `voc-train status`."
         )
-    heartbeat = read(store, run_key(run_id, "heartbeat.json"), Heartbeat)
+    heartbeat = _heartbeat(store, run_id)
     result = read(store, run_key(run_id, "result.json"), Result)
     return {
         **record.model_dump(mode="json"),
@@ -72,8 +76,17 @@ def print_all(store: Store, *, as_json: bool) -> None:
 def _state_in(store: Store, record: RunRecord) -> str:
     if record.state != "running":  # the heartbeat of a run that ended tells nothing
         return record.state
-    heartbeat = read(store, run_key(record.run_id, "heartbeat.json"), Heartbeat)
-    return state_of(record, heartbeat, now())
+    return state_of(record, _heartbeat(store, record.run_id), now())
+
+
+def _heartbeat(store: Store, run_id: str) -> Heartbeat | None:
+    """The last heartbeat; a damaged one tells as much as none."""
+    try:
+        return read(store, run_key(run_id, "heartbeat.json"), Heartbeat)
+    except Failure as failure:
+        if failure.cause is not Cause.CORRUPT:
+            raise
+        return None
 
 
 def print_one(run: dict[str, Any], *, as_json: bool) -> None:

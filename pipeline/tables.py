@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from model.recipe import Recipe
@@ -48,7 +49,7 @@ def print_score(score: "Score") -> None:
     table = Table("class", "IoU", box=None, pad_edge=False, header_style="bold")
     table.columns[1].justify = "right"
     for name, iou in score.iou.items():
-        table.add_row(name, "–" if iou is None else f"{iou:.4f}")
+        table.add_row(escape(name), "–" if iou is None else f"{iou:.4f}")
     console = Console(highlight=False)
     console.print(table)
     console.print(

@@ -37,6 +37,11 @@ def read_local(
 
 
 def local_version(path: Path) -> Fingerprint:
-    """What shows that a file is still the same without reading it; OSError when it is gone."""
+    """What shows that a file is still the same without reading it; OSError when it is gone.
+
+    The time of its last change counts too, which unlike its modification time nobody can set.
+    """
     seen = path.stat()
-    return Fingerprint(size=seen.st_size, etag=f"{seen.st_ino}-{seen.st_mtime_ns}")
+    return Fingerprint(
+        size=seen.st_size, etag=f"{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_ctime_ns}"
+    )

@@ -4,6 +4,7 @@ Only what hashes to its manifest counts. The score must be training's own, which
 that weights, dataset and code came home unharmed.
 """
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,14 +109,31 @@ def must_pass_gate(recipe: Recipe, miou: float) -> None:
 
 
 def local_dataset(dataset: Manifest, store: Store, cache: Path) -> Path:
-    """The dataset as a folder on this computer, fetched and verified where it is not here yet."""
+    """The dataset as a folder on this computer, verified, and fetched where it is not here."""
     prefix = dataset_prefix(dataset.key)
+    wanted = [(f"shards/{shard.name}", shard.sha256) for shard in dataset.shards]
+    wanted.append(("index.jsonl", dataset.index_sha256))
     if (here := store.local_path(prefix)) is not None:
+        for name, sha256 in wanted:
+            _must_hash_to(here / name, sha256)
         return here
     folder = cache / dataset.key
-    wanted = [(f"shards/{shard.name}", shard.sha256) for shard in dataset.shards]
-    for name, sha256 in [*wanted, ("index.jsonl", dataset.index_sha256)]:
+    for name, sha256 in wanted:
         if not (folder / name).exists():  # it gets its name only when it is verified
             store.get_file(f"{prefix}/{name}", folder / name, sha256=sha256)
     store.get_file(f"{prefix}/manifest.json", folder / "manifest.json")
     return folder
+
+
+def _must_hash_to(path: Path, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        whole = False
+    if not whole:
+        raise Failure(
+            Cause.CORRUPT,
+            f"{path} is damaged: its sha256 is not the manifest's. Delete the dataset's folder and "
+            "run again.",
+        )

@@ -4,6 +4,7 @@ The machine may be this computer: the protocol is the same. The controller only 
 whose controller is gone finishes all the same.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -87,7 +88,9 @@ def train(
         result = _follow(job.run_id, store, machine, report, say)
     finally:
         machine.stop()
-    machine.clean()
+        with contextlib.suppress(Failure):  # the first failure is the one to hear of
+            if store.get(run_key(job.run_id, "result.json")):
+                machine.clean()
     if result.cause is not None:
         raise Failure(result.cause, result.message)
     return result

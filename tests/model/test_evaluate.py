@@ -200,3 +200,31 @@ def test_command_line_with_wrong_input(
     assert "nowhere" in said.err or "'nonsense'" in said.err
     assert len(said.err.splitlines()) == 1
     assert said.out == ""
+
+
+@pytest.mark.parametrize("harm", ["missing", "shape", "list"])
+def test_weights_of_another_net_are_refused(job: Path, tmp_path: Path, harm: str) -> None:
+    state = torch.load(blob(job), weights_only=True)
+    name = next(iter(state["net"]))
+    if harm == "missing":
+        del state["net"][name]
+    elif harm == "shape":
+        state["net"][name] = torch.zeros(3)
+    else:
+        state["net"] = list(state["net"].values())
+    torch.save(state, tmp_path / "foreign.pt")
+    with pytest.raises(InputError, match=r"foreign\.pt"):
+        evaluate_checkpoint(tmp_path / "foreign.pt", job / "dataset", device="cpu")
+
+
+@pytest.mark.parametrize("threads", [0, 10**6])
+def test_an_impossible_number_of_threads_is_refused(
+    job: Path, tmp_path: Path, threads: int
+) -> None:
+    state = torch.load(blob(job), weights_only=True)
+    description = json.loads(state["description"])
+    description["provenance"]["threads"] = threads
+    state["description"] = json.dumps(description)
+    torch.save(state, tmp_path / "threads.pt")
+    with pytest.raises(InputError, match=r"threads\.pt"):
+        evaluate_checkpoint(tmp_path / "threads.pt", job / "dataset", device="cpu")

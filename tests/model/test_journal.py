@@ -76,7 +76,7 @@ def test_samples(tmp_path: Path) -> None:
     photo, truth = labelled(0, 20, 31)
     prediction = 2 - np.minimum(truth, 2)
     with Journal(tmp_path, 0) as journal:
-        journal.save_samples({"a/b": (photo, truth, prediction)}, 12)
+        journal.save_samples({"a_b": (photo, truth, prediction)}, 12)
     (record,) = records(tmp_path)
     assert (record["kind"], record["step"], record["names"]) == ("samples", 12, ["a_b"])
     folder = tmp_path / "samples"
@@ -85,6 +85,16 @@ def test_samples(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, prediction)
     seen = decode_photo((folder / "a_b.photo.jpg").read_bytes(), "")
     assert np.abs(seen.astype(int) - photo).mean() < 12
+
+
+def test_samples_of_odd_ids_have_files_of_their_own(tmp_path: Path) -> None:
+    names = ("a_b", "a/b", "x" * 244, "像" * 90)
+    pictures = {name: (*labelled(i, 8, 9), labelled(i, 8, 9)[1]) for i, name in enumerate(names)}
+    with Journal(tmp_path, 0) as journal:
+        journal.save_samples(pictures, 1)
+    (record,) = records(tmp_path)
+    assert len(set(record["names"])) == len(names)
+    assert len(list((tmp_path / "samples").glob("*.photo.jpg"))) == len(names)
 
 
 def test_a_failed_write_leaves_the_old_file(

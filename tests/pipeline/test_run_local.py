@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from infra.stores import Store
@@ -145,10 +147,98 @@ def test_status_fetch_and_evaluate_agree_with_the_run(
 def test_what_does_not_exist_is_said_in_a_sentence(home: Path, tmp_path: Path) -> None:
     assert "nosuchrun" in voc_train("status", "nosuchrun", home=home, code=2).stderr
     assert "nosuchrun" in voc_train("fetch", "nosuchrun", home=home, code=2).stderr
+    for run_id in ("../x", "", "a/b"):
+        assert "is no run's id" in voc_train("status", run_id, home=home, code=2).stderr
+        assert "is no run's id" in voc_train("fetch", run_id, home=home, code=2).stderr
     missing = voc_train(
         "evaluate", str(tmp_path / "no.pt"), "--archive", "x.tar", home=home, code=2
     )
     assert "no.pt" in missing.stderr
+
+
+def started(archive: Path, home: Path) -> "subprocess.Popen[str]":
+    """A long run in a process group of its own, as a terminal's, whose training has begun."""
+    process = subprocess.Popen(
+        [
+            *(_VOC_TRAIN, "run", "local", "--archive", str(archive), "--recipe", "tiny"),
+            *("--classes", ",".join(SAMPLE_CLASSES), "--set", "epochs=100000"),
+            *("--wandb", "disabled", "--workers", "0"),
+        ],
+        env=os.environ | {"VOC_TRAIN_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if "epoch 1/" in line:
+            return process
+    raise AssertionError(f"training did not begin; exit code {process.wait()}")
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=60)[1]
+
+
+def test_ctrl_c_stops_everything_and_says_so(archive: Path, tmp_path: Path) -> None:
+    process = started(archive, tmp_path)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3, "a server, an agent and its training"
+    os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+    assert process.wait(100) == 130
+    assert gone(family)
+    (run,) = json.loads(voc_train("status", "--json", home=tmp_path).stdout)
+    assert (run["state"], run["cause"]) == ("failed", "CANCELLED")
+    fetched = voc_train("fetch", run["run_id"], "--json", home=tmp_path)
+    assert last_json(fetched)["run_id"] == run["run_id"]
+
+
+def test_a_killed_run_leaves_the_agent_at_work_and_nothing_else(
+    archive: Path, tmp_path: Path
+) -> None:
+    process = started(archive, tmp_path)
+    family = psutil.Process(process.pid).children(recursive=True)
+    servers = [p for p in family if "prefect" in " ".join(p.cmdline())]
+    agents = [p for p in family if "infra.agent" in p.cmdline()]
+    assert servers
+    assert agents
+    process.kill()
+    process.wait()
+    assert gone(servers)
+    assert agents[0].is_running()
+    agents[0].terminate()
+    assert gone(family)
+
+
+def test_a_dataset_that_was_tampered_with_is_not_scored(
+    first: Any, archive: Path, home: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "home"
+    score = ("evaluate", first["checkpoint"], "--archive", str(archive))
+    voc_train(*score, home=copy)
+    (shard,) = copy.glob("store/datasets/*/shards/00000.tar")
+    data = bytearray(shard.read_bytes())
+    data[2000:2040] = bytes(40)
+    shard.write_bytes(data)
+    assert "00000.tar is damaged" in voc_train(*score, home=copy, code=1).stderr
+
+
+def test_an_archive_changed_under_its_old_date_is_noticed(
+    first: Any, archive: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.tar"
+    mine.write_bytes(archive.read_bytes())
+    score = ("evaluate", first["checkpoint"], "--archive", str(mine))
+    voc_train(*score, home=tmp_path)
+    before = mine.stat()
+    with mine.open("r+b") as file:
+        file.seek(archive.read_bytes().index(b"JFIF\0") + 9)
+        file.write(b"\x07")  # a photo's dots per inch: another file, the same pixels
+    os.utime(mine, ns=(before.st_atime_ns, before.st_mtime_ns))
+    voc_train(*score, home=tmp_path)
+    assert len(list(tmp_path.glob("store/archives/*.index.jsonl"))) == 2
 
 
 def test_a_bucket_can_hold_archive_and_store(

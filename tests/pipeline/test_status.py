@@ -45,13 +45,15 @@ def test_list_and_detail_agree_on_who_is_silent(
     beat(store, "at-work", now())
     record(store, "killed", started=long_ago)
     beat(store, "killed", long_ago)
-    record(store, "killed-early", started=long_ago)
+    record(store, "killed-early", started=now() - timedelta(days=1))
+    record(store, "downloading", started=long_ago)
     record(store, "just-begun")
     record(store, "ended", "done", started=long_ago)
     expected = {
         "at-work": "running",
         "killed": "silent",
         "killed-early": "silent",
+        "downloading": "running",
         "just-begun": "running",
         "ended": "done",
     }
@@ -65,6 +67,7 @@ def test_a_record_of_other_code_is_listed_and_a_damaged_one_hides_no_other(
     record(store, "old", "done", parameters={"recipe": "no-longer-there", "gone": 1})
     record(store, "good", "done")
     store.put("runs/damaged/run.json", b"{")
+    store.put("runs/good/heartbeat.json", b"")
     assert listed(store, capsys) == {"old": "done", "good": "done"}
     print_all(store, as_json=False)
     assert "no-longer-there" in capsys.readouterr().out

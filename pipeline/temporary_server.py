@@ -1,0 +1,73 @@
+"""A Prefect server for one run of the command line, where none is configured.
+
+Prefect would start one by itself, but in our process group: Ctrl-C in a terminal would end it
+before the run has stopped, and it would outlive a killed run.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+_PATIENCE = 180.0  # seconds; the first start makes a database
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[None]:
+    """Use the server that is configured, or one of our own that ends with the block."""
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-services", "--no-ui"]
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_end_with_us,
+    )
+    try:
+        # Importing the flow takes seconds, in which the server can start.
+        import pipeline.flow  # noqa: F401
+
+        url = f"http://127.0.0.1:{port}/api"
+        _await(server, f"{url}/health")
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _await(server: "subprocess.Popen[bytes]", health: str) -> None:
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(health, timeout=5).is_success:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("Prefect's temporary server did not start; `prefect server start` shows why")
+
+
+def _end_with_us() -> None:
+    """In the child before exec: SIGTERM when we are killed (Linux only)."""
+    if _PRCTL:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
