@@ -179,13 +179,24 @@ def test_a_second_run_reads_nothing(server: FileServer, store: Store, spool: Pat
 
 
 def test_a_second_run_does_not_read_a_local_tar(local: Path, store: Store, spool: Path) -> None:
-    """The file gets other bytes behind its dates: only who reads it can notice."""
-    first, _ = extract(str(local), store, spool)
+    """Reading is reported as it goes on."""
+    read: list[float] = []
+    first, _ = extract(str(local), store, spool, report=lambda done, _total: read.append(done))
+    assert read[-1] == local.stat().st_size
+    read.clear()
+    again = extract(str(local), store, spool, report=lambda done, _total: read.append(done))
+    assert again == (first, True)
+    assert read == []
+
+
+def test_other_bytes_under_the_old_date_are_noticed(local: Path, store: Store, spool: Path) -> None:
+    extract(str(local), store, spool)
     dates = local.stat()
     with local.open("r+b") as file:
         file.write(b"?")
     os.utime(local, ns=(dates.st_atime_ns, dates.st_mtime_ns))
-    assert extract(str(local), store, spool) == (first, True)
+    with pytest.raises(InputError, match="not a tar"):
+        extract(str(local), store, spool)
 
 
 def test_a_changed_local_tar_is_extracted_again(local: Path, store: Store, spool: Path) -> None:
