@@ -110,7 +110,7 @@ class Agent:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         ended = threading.Event()
         # Apart from the job's supervision, which must not wait for a store that does not answer.
@@ -247,8 +247,8 @@ def _without_keys() -> dict[str, str]:
     return kept | nothing | {"PYTHONUNBUFFERED": "1"}
 
 
-def _end_with_parent() -> None:
-    """In the child before exec: when the agent is killed, the job is told to stop (Linux only)."""
+def end_with_parent() -> None:
+    """In a child before exec: when its parent is killed, it is told to stop (Linux only)."""
     if _PRCTL:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

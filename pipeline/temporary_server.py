@@ -5,7 +5,6 @@ before the run has stopped, and it would outlive a killed run.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -17,9 +16,9 @@ from collections.abc import Iterator
 import httpx
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from infra.agent import end_with_parent
+
 _PATIENCE = 180.0  # seconds; the first start makes a database
-_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 @contextlib.contextmanager
@@ -38,7 +37,7 @@ def prefect_server() -> Iterator[None]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_end_with_us,
+        preexec_fn=end_with_parent,
     )
     try:
         # Importing the flow takes seconds, in which the server can start.
@@ -65,9 +64,3 @@ def _await(server: "subprocess.Popen[bytes]", health: str) -> None:
                 return
         time.sleep(0.1)
     raise RuntimeError("Prefect's temporary server did not start; `prefect server start` shows why")
-
-
-def _end_with_us() -> None:
-    """In the child before exec: SIGTERM when we are killed (Linux only)."""
-    if _PRCTL:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
