@@ -7,6 +7,7 @@
 export PYTHON TORCH_INDEX
 READY := .venv/ready
 DRY_RUN := $(CURDIR)/dry-run
+PREFECT := $(CURDIR)/.venv/prefect
 ifneq ($(PYTHON)$(TORCH_INDEX),)
 $(READY): FORCE
 endif
@@ -26,10 +27,15 @@ setup: $(READY) ## Make .venv and install everything into it
 $(READY): pyproject.toml constraints.txt
 	@tools/setup.sh
 
-dry-run: $(READY) ## The whole flow on a small generated archive, on the CPU
+# The dry run has a Prefect of its own: yours, and the server you may have set, stay untouched.
+$(PREFECT)/prefect.db: $(READY)
+	@PREFECT_HOME=$(PREFECT) PREFECT_SERVER_ANALYTICS_ENABLED=false \
+		.venv/bin/prefect server database upgrade -y >/dev/null && touch $@
+
+dry-run: $(READY) $(PREFECT)/prefect.db ## The whole flow on a small generated archive, on the CPU
 	@mkdir -p $(DRY_RUN)
 	@.venv/bin/python -m pipeline.sample_archive $(DRY_RUN)/shapes.tar
-	@env -u PREFECT_API_URL VOC_TRAIN_HOME=$(DRY_RUN) PREFECT_HOME=$(DRY_RUN)/prefect \
+	@env -u PREFECT_API_URL VOC_TRAIN_HOME=$(DRY_RUN) PREFECT_HOME=$(PREFECT) \
 		.venv/bin/voc-train run local --archive $(DRY_RUN)/shapes.tar \
 		--classes background,disc,ring,cross --recipe tiny --wandb offline
 
