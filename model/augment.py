@@ -5,16 +5,14 @@ import os
 import random
 
 import numpy as np
-import numpy.typing as npt
 
 from model.dataset import VOID
+from model.images import Image
 from model.recipe import Recipe
 
 # albumentations asks the network for newer versions when it is imported, unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
-
-Image = npt.NDArray[np.uint8]
 
 
 class Augmentation:

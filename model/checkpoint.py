@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +22,8 @@ from model.recipe import Recipe
 
 BLOB, MANIFEST = "checkpoint.pt", "manifest.json"
 FORMAT = 1
+
+_Place = TypeVar("_Place")
 
 
 class Description(BaseModel):
@@ -141,21 +143,25 @@ def newest(folder: Path) -> Path | None:
     return next((step for step in reversed(_steps(folder)) if verified(step)), None)
 
 
+def best_first(found: Mapping[_Place, CheckpointManifest]) -> list[_Place]:
+    """Where the scored checkpoints lie, the one with the highest mIoU first, the newest of equals.
+
+    A checkpoint that was saved between two validations has no score, and is never the best.
+    """
+    scores = {place: (m.miou, m.step) for place, m in found.items() if m.miou is not None}
+    return sorted(scores, key=scores.__getitem__, reverse=True)
+
+
 def best(folder: Path) -> Path | None:
-    """The checkpoint in `folder` with the highest mIoU (the newest of equals) that verifies."""
-    scored = [(m.miou, step) for step, m in _manifests(folder).items() if m.miou is not None]
-    return next((step for _, step in sorted(scored, reverse=True) if verified(step)), None)
+    """The best checkpoint in `folder` that verifies."""
+    return next((step for step in best_first(_manifests(folder)) if verified(step)), None)
 
 
 def keep_best_and_last(folder: Path) -> None:
-    """Delete every checkpoint but the best (the newest of equals) and the last."""
+    """Delete every checkpoint but the best and the last."""
     found = _manifests(folder)
-    if not found:
-        return
-    last = max(found)
-    scores = {step: -1.0 if m.miou is None else m.miou for step, m in found.items()}
-    best = max(found, key=lambda step: (scores[step], step))
-    for step in found.keys() - {last, best}:
+    kept = {*best_first(found)[:1], *sorted(found)[-1:]}
+    for step in found.keys() - kept:
         shutil.rmtree(step)
 
 

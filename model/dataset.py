@@ -9,18 +9,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.errors import InputError
-from model.images import decode_mask, decode_photo
+from model.images import Image, decode_mask, decode_photo
 from model.indexed_tar import TarReader
 
 VOID = 255  # the class index of pixels that never count
 SPLITS = ("train", "val", "test")
-
-Image = npt.NDArray[np.uint8]
 
 
 class Shard(BaseModel):
@@ -97,6 +93,12 @@ class Dataset:
                 f"The description of the dataset in {folder} is damaged; delete that folder and "
                 "run again."
             ) from None
+        promised = self.manifest.counts.get(split, 0)
+        if len(self.samples) != promised:
+            raise InputError(
+                f"The dataset in {folder} should have {promised} {split!r} samples, but its index "
+                f"lists {len(self.samples)}; delete that folder and run again."
+            )
         if not self.samples:
             raise InputError(f"{folder} has no {split!r} samples.")
         self.split = split

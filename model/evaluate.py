@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from model import checkpoint
-from model.dataset import SPLITS, Dataset, Image
+from model.dataset import SPLITS, Dataset
 from model.device import autocast, pick_device, pick_precision
 from model.errors import InputError
+from model.images import Image
 from model.loader import normalise
 from model.losses import Loss, build_loss
 from model.metrics import ConfusionMatrix
@@ -138,9 +139,7 @@ def evaluate_checkpoint(
     except (RuntimeError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path} does not hold the weights of its own recipe's net.") from None
     net = net.to(memory_format=torch.channels_last)
-    loss = build_loss(
-        recipe.loss, tversky_alpha=recipe.tversky_alpha, tversky_beta=recipe.tversky_beta
-    )
+    loss = build_loss(recipe)
     threads = torch.get_num_threads()
     torch.set_num_threads(description.provenance.threads)
     try:

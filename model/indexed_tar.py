@@ -11,7 +11,6 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from model.errors import InputError
@@ -92,8 +91,7 @@ class TarReader:
 class TarWriter:
     """Writes a plain tar whose bytes depend on names and data alone.
 
-    It grows under its own name, and is removed when the `with` block fails. After closing, `size`
-    (bytes) and `sha256` (lower-case hex) describe the whole file.
+    After closing, `size` (bytes) and `sha256` (lower-case hex) describe the whole file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,20 +126,3 @@ class TarWriter:
         self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self.close()
-        finally:
-            if not self.sha256:
-                self.path.unlink(missing_ok=True)  # before closing, which fails on a full disk
-                self._file.close()

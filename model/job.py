@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from model.checkpoint import Description
 from model.dataset import Dataset
 from model.device import pick_device, pick_precision
-from model.errors import InputError
+from model.errors import InputError, first_problem
 from model.losses import Loss, build_loss
 from model.order import BatchOrder
 from model.provenance import provenance
@@ -45,9 +45,7 @@ class Job:
             train=train,
             val=val,
             order=order,
-            loss=build_loss(
-                recipe.loss, tversky_alpha=recipe.tversky_alpha, tversky_beta=recipe.tversky_beta
-            ),
+            loss=build_loss(recipe),
             device=where,
             dtype=dtype,
             origin=Description(
@@ -74,8 +72,7 @@ def _read_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise InputError(f"The recipe {path} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where, said = first_problem(error)
         raise InputError(
-            f"{path} is no recipe of this version: {problem['msg']} ({where or 'whole file'})."
+            f"{path} is no recipe of this version: {said} ({where or 'whole file'})."
         ) from None

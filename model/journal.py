@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from model.dataset import Image
-from model.images import encode_jpeg, encode_mask
+from model.images import Image, encode_jpeg, encode_mask
 
 
 def write_atomically(path: Path, data: bytes) -> None:

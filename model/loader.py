@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from model.augment import Augmentation, Image
+from model.augment import Augmentation
 from model.dataset import Dataset
 from model.errors import InputError
+from model.images import Image
 from model.order import BatchOrder, Draw, augmentation_seed
 from model.recipe import Recipe
 

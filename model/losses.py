@@ -4,56 +4,40 @@ A void pixel counts for nothing: its logits are replaced before the softmax, so 
 infinity there reaches the value or the gradient.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from model.errors import InputError
+from model.dataset import VOID
 from model.loss_terms import parse_loss
+from model.recipe import Recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_loss(
-    text: str,
-    *,
-    tversky_alpha: float = 0.3,
-    tversky_beta: float = 0.7,
-    ignore_index: int = 255,
-) -> Loss:
-    """Build the loss that `text` names, such as ``tversky + cross_entropy``.
+def build_loss(recipe: Recipe) -> Loss:
+    """The recipe's loss, such as ``tversky + cross_entropy``.
 
-    ``tversky`` takes the weights given here; ``dice`` and ``jaccard`` are the same index with
+    ``tversky`` takes the recipe's weights; ``dice`` and ``jaccard`` are the same index with
     alpha = beta = 0.5 (Sudre et al. 2017, arXiv:1707.03237) and 1 (Rahman and Wang 2016,
     doi:10.1007/978-3-319-50835-1_22).
-
-    Args:
-        text: a weighted sum of `model.loss_terms.LOSS_TERMS`.
-        tversky_alpha: weight of false positives, at least 0.
-        tversky_beta: weight of false negatives, above 0.
-        ignore_index: the target value of void pixels.
 
     Returns:
         a function of logits, float [N, C, H, W], and target, uint8 or int64 [N, H, W], that
         returns a scalar in float32 (float64 for float64 logits), also under autocast. A batch of
         nothing but void gives 0 with gradient 0. It raises ValueError where the shapes do not
         match; torch raises on a target outside 0..C-1 that is not void.
-
-    Raises:
-        InputError: a text that `parse_loss` refuses, or alpha or beta out of range.
     """
-    if not (0 <= tversky_alpha < math.inf and 0 < tversky_beta < math.inf):
-        raise InputError(
-            f"The Tversky weights are alpha {tversky_alpha} and beta {tversky_beta}; "
-            "alpha must be at least 0 and beta above 0, both finite."
-        )
-    weights = parse_loss(text)
-    indices = {"tversky": (tversky_alpha, tversky_beta), "dice": (0.5, 0.5), "jaccard": (1.0, 1.0)}
+    weights = parse_loss(recipe.loss)
+    indices = {
+        "tversky": (recipe.tversky_alpha, recipe.tversky_beta),
+        "dice": (0.5, 0.5),
+        "jaccard": (1.0, 1.0),
+    }
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        log_probs, truth = _without_void(logits, target, ignore_index)
+        log_probs, truth = _without_void(logits, target)
         total = log_probs.new_zeros(())
         for name, weight in weights.items():
             if name == "cross_entropy":
@@ -106,7 +90,7 @@ def tversky(log_probs: Tensor, truth: Tensor, alpha: float, beta: float) -> Tens
     return (1 - index).where(present, 0).sum() / present.sum().clamp(min=1)
 
 
-def _without_void(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _without_void(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities, at least float32 [N, C, H, W], and one-hot truth, bool [N, C, H, W]."""
     if target.shape != logits.shape[:1] + logits.shape[2:]:
         raise ValueError(
@@ -116,7 +100,7 @@ def _without_void(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Te
     if logits.dtype != torch.float64:
         logits = logits.float()
     target = target.long().unsqueeze(1)
-    void = target == ignore_index
+    void = target == VOID
     log_probs = logits.masked_fill(void, 0).log_softmax(dim=1)
     # scatter_ checks the range of the target, which a comparison with 0..C-1 would not.
     truth = torch.zeros_like(logits, dtype=torch.bool)

@@ -5,11 +5,10 @@ however few its pixels. PASCAL VOC (Everingham et al. 2015, doi:10.1007/s11263-0
 pixels over the whole set first, and so do we.
 """
 
-from typing import Self
-
 import torch
 from torch import Tensor
 
+from model.dataset import VOID
 from model.errors import InputError
 
 
@@ -21,9 +20,8 @@ class ConfusionMatrix:
             tensors of the latest update.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
@@ -31,7 +29,7 @@ class ConfusionMatrix:
 
         Args:
             prediction: uint8 or int64, [N, H, W] or [H, W], classes 0..C-1.
-            target: the same shape, uint8 or int64, classes 0..C-1 or `ignore_index`.
+            target: the same shape, uint8 or int64, classes 0..C-1 or void.
 
         Raises:
             ValueError: the shapes differ.
@@ -42,7 +40,7 @@ class ConfusionMatrix:
             raise ValueError(
                 f"Prediction {list(prediction.shape)} and target {list(target.shape)} differ."
             )
-        counted = target != self.ignore_index
+        counted = target != VOID
         truth, guess = target[counted].long(), prediction[counted].long()
         self._check("target", truth)
         self._check("prediction", guess)
@@ -74,23 +72,6 @@ class ConfusionMatrix:
         hits, actual, _ = self._totals()
         return float(hits.sum() / actual.sum().clamp(min=1))
 
-    def __add__(self, other: Self) -> Self:
-        """Counts of both sets together, as a new matrix; ValueError unless the classes match."""
-        total = type(self)(self.num_classes, self.ignore_index)
-        total.counts = self.counts.clone()
-        total += other
-        return total
-
-    def __iadd__(self, other: Self) -> Self:
-        """Add the counts of another set; ValueError unless classes and void value match."""
-        ours, theirs = [(m.num_classes, m.ignore_index) for m in (self, other)]
-        if ours != theirs:
-            raise ValueError(
-                f"Matrices of (classes, void) {ours} and {theirs} count different things."
-            )
-        self.counts = self.counts + other.counts.to(self.counts.device)
-        return self
-
     def _totals(self) -> tuple[Tensor, Tensor, Tensor]:
         # On the CPU, since MPS has no float64; float64 is exact up to 2**53 pixels.
         counts = self.counts.cpu().double()
@@ -105,6 +86,6 @@ class ConfusionMatrix:
             wrong = low if low < 0 else high
             raise InputError(
                 f"The {name} has class {wrong}, outside 0..{self.num_classes - 1} "
-                f"(void is {self.ignore_index}); check that the masks and the net "
+                f"(void is {VOID}); check that the masks and the net "
                 "were made for the same classes."
             )

@@ -4,19 +4,21 @@ It is frozen and validated, it is saved into every checkpoint, and it knows noth
 the number of classes comes from the dataset. The named recipes stand in `model/recipes.py`.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from model.errors import InputError
+from model.errors import InputError, first_problem, suggestion
 from model.loss_terms import parse_loss
 
 
 def _pair(value: object) -> object:
     """Let the command line say `scale=0.5,2`."""
-    return value.split(",") if isinstance(value, str) else value
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or len(parts) != 2:
+        raise ValueError("needs two numbers, the lowest and the highest, like 0.5,2")
+    return parts
 
 
 Range = Annotated[tuple[float, float], BeforeValidator(_pair)]
@@ -84,14 +86,11 @@ class Recipe(BaseModel):
 
         Raises InputError for an unknown setting or a value out of range.
         """
-        settings = set(type(self).model_fields) - {"name", "summary"}
+        settings = sorted(type(self).model_fields.keys() - {"name", "summary"})
         for key in changes:
             if key not in settings:
-                close = difflib.get_close_matches(key, settings, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise InputError(
-                    f"Recipe {self.name!r} has no setting {key!r}.{hint} "
-                    f"There are: {', '.join(sorted(settings))}."
+                    f"Recipe {self.name!r} has no setting {key!r}. {suggestion(key, settings)}"
                 )
         values = self.model_dump() | {
             key: None if value in ("none", "") and key == "min_miou" else value
@@ -100,10 +99,8 @@ class Recipe(BaseModel):
         try:
             return type(self).model_validate(values)
         except ValidationError as error:
-            problem = error.errors()[0]
-            key = str(problem["loc"][0])
-            said = problem["msg"].removeprefix("Value error, ")
+            where, said = first_problem(error)
+            key = where.partition(".")[0]
             raise InputError(
-                f"{key}={changes.get(key, values[key])!r} does not fit recipe {self.name!r}: "
-                f"{said[0].lower()}{said[1:].rstrip('.')}."
+                f"{key}={values[key]!r} does not fit recipe {self.name!r}: {said}."
             ) from None

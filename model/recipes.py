@@ -1,8 +1,6 @@
 """The named recipes, one place to read them all."""
 
-import difflib
-
-from model.errors import InputError
+from model.errors import InputError, suggestion
 from model.recipe import Recipe
 
 _ALL = (
@@ -33,6 +31,4 @@ def named(name: str) -> Recipe:
     """The recipe of that name; InputError lists what there is."""
     if name in RECIPES:
         return RECIPES[name]
-    close = difflib.get_close_matches(name, RECIPES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"There is no recipe {name!r}.{hint} There are: {', '.join(RECIPES)}.")
+    raise InputError(f"There is no recipe {name!r}. {suggestion(name, RECIPES)}")

@@ -4,7 +4,7 @@
 
 JOB is a folder with `recipe.json` and `dataset/`; everything that training makes goes to `JOB/out`:
 checkpoints, `metrics.jsonl`, `progress.json`, sample pictures. Run it again and it goes on from the
-newest checkpoint that verifies. SIGTERM and Ctrl-C write a checkpoint first.
+newest checkpoint that verifies. SIGTERM and Ctrl-C write a checkpoint first, also while validating.
 """
 
 import argparse
@@ -33,6 +33,12 @@ from model.wandb_process import WANDB_PATIENCE, fed_to_wandb
 
 STOPPED = 143  # the exit code of a run that was asked to stop and can go on: 128 + SIGTERM
 
+Heed = Callable[..., None]  # called wherever training may stop; raises _Stopped where it shall
+
+
+class _Stopped(Exception):
+    """Training was asked to stop."""
+
 
 def train(
     folder: Path,
@@ -51,10 +57,17 @@ def train(
     job = Job.open(folder, run_id, device)
     torch.backends.cudnn.benchmark = True
     state = TrainingState.initial(job)
+    unscored = False
     if found := checkpoint.newest(job.out / "checkpoints"):
         came_from, saved = checkpoint.load(found / checkpoint.BLOB)
         _must_fit(came_from, job.origin)
         state.load_state_dict(saved)
+        unscored = came_from.miou is None and state.step % job.order.steps_per_epoch == 0
+
+    def heed(*_: int) -> None:
+        if stop():
+            raise _Stopped
+
     with Journal(job.out, state.step) as journal, fed_to_wandb(folder, wandb, wandb_patience):
         if journal.finished:
             return True
@@ -63,17 +76,20 @@ def train(
         else:
             unknown_yet = {"step", "epoch", "miou", "iou"}
             journal.write("start", 0, **job.origin.model_dump(mode="json", exclude=unknown_yet))
-        if not _run(job, state, journal, workers, stop):
+        try:
+            if unscored:  # it was stopped while validating
+                _end_epoch(job, state, journal, None, heed)
+            _run(job, state, journal, workers, heed)
+        except _Stopped:
+            _save(job, state, None)
             print(f"stopped at step {state.step} of {job.order.total_steps}, checkpoint written")
             return False
         journal.write("finish", state.step)
         return True
 
 
-def _run(
-    job: Job, state: TrainingState, journal: Journal, workers: int, stop: Callable[[], bool]
-) -> bool:
-    """The loop, from `state` to the last step; False when stopped before, checkpoint written."""
+def _run(job: Job, state: TrainingState, journal: Journal, workers: int, heed: Heed) -> None:
+    """The loop, from `state` to the last step."""
     job.order.start = state.step
     steps = job.order.steps_per_epoch
     log_every = max(1, steps // 10)
@@ -84,7 +100,7 @@ def _run(
         lr = float(state.schedule.get_last_lr()[0])
         loss = _step(job, state, batch)
         speed.images += len(batch.images)
-        epoch, batch_in_epoch = divmod(state.step, steps)
+        batch_in_epoch = state.step % steps
         if batch_in_epoch % log_every == 0:
             value = float(loss)  # the only place inside an epoch that waits for the device
             _must_be_finite(value, job, state)
@@ -96,13 +112,10 @@ def _run(
                 images_per_second=speed.rate(),
             )
         if batch_in_epoch == 0:
-            _end_epoch(job, state, journal, epoch, lr, speed.rate())
+            _end_epoch(job, state, journal, speed.rate(), heed)
             speed = _Throughput()
-        if stop() and state.step < job.order.total_steps:
-            if batch_in_epoch:
-                _save(job, state, None)
-            return False
-    return True
+        else:
+            heed()
 
 
 def _step(job: Job, state: TrainingState, batch: Batch) -> Tensor:
@@ -127,21 +140,23 @@ def _step(job: Job, state: TrainingState, batch: Batch) -> Tensor:
 
 
 def _end_epoch(
-    job: Job, state: TrainingState, journal: Journal, epoch: int, lr: float, speed: float
+    job: Job, state: TrainingState, journal: Journal, speed: float | None, heed: Heed
 ) -> None:
-    """Validate, record, and keep a checkpoint."""
+    """Validate, record, and keep a checkpoint; `speed` in images a second, None where unknown."""
     pictured = spread(len(job.val))
+    scored = evaluate(
+        state.net, job.val, job.loss, job.device, job.dtype, keep=pictured, report=heed
+    )
+    score = scored.score
+    epoch = state.step // job.order.steps_per_epoch
     train_loss = float(state.loss_sum) / job.order.steps_per_epoch
     state.loss_sum.zero_()
-    scored = evaluate(state.net, job.val, job.loss, job.device, job.dtype, keep=pictured)
-    score = scored.score
     journal.write(
         "epoch",
         state.step,
         epoch=epoch,
         train_loss=train_loss,
         val_loss=score.loss,
-        lr=lr,
         miou=score.miou,
         iou=score.iou,
         pixel_accuracy=score.pixel_accuracy,
@@ -161,7 +176,7 @@ def _end_epoch(
     )
     print(
         f"epoch {epoch}/{job.recipe.epochs}  loss {train_loss:.4f}  val {score.loss:.4f}  "
-        f"mIoU {score.miou:.4f}  {speed:.0f} images/s",
+        f"mIoU {score.miou:.4f}" + (f"  {speed:.0f} images/s" if speed else ""),
         flush=True,
     )
 

@@ -85,8 +85,8 @@ def feed(run: "wandb.Run", job: Path, classes: list[str], record: dict[str, Any]
                 "val/pixel_accuracy": record["pixel_accuracy"],
                 "images_per_second": record["images_per_second"],
             }
-            values |= {f"iou/{k}": v for k, v in record["iou"].items() if v is not None}
-            run.log(values, step=step)
+            values |= {f"iou/{name}": iou for name, iou in record["iou"].items()}
+            run.log({name: v for name, v in values.items() if v is not None}, step=step)
             run.summary["best_miou"] = max(record["miou"], run.summary.get("best_miou", 0.0))
         case "samples":
             folder = job / "out" / "samples"

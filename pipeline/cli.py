@@ -15,7 +15,7 @@ import typer
 
 from infra.failure import Failure
 from infra.stores import Store
-from model.errors import InputError
+from model.errors import InputError, first_problem
 from model.recipes import RECIPES
 from pipeline.parameters import Parameters, default_store, home
 
@@ -109,7 +109,7 @@ def run_local(
         with prefect_server():
             from pipeline.flow import voc_train
 
-            listening.set(terminal)
+            listening.set((terminal,))
             outcome = voc_train(parameters)
     if json:
         print(outcome.model_dump_json())
@@ -206,9 +206,7 @@ def _parameters(**values: Any) -> Parameters:
     try:
         return Parameters.model_validate(given)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        said = problem["msg"].removeprefix("Value error, ")
+        where, said = first_problem(error)
         raise InputError(f"{where}: {said}" if where else said) from None
 
 

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import PIL.Image
 
-from model.dataset import Image
+from model.images import Image
 from model.palette import voc_palette
 from model.recipes import RECIPES
 from pipeline.pictures import Picture, panels, present

@@ -24,9 +24,10 @@ from rich.table import Table
 from infra.stores import Store
 from model.dataset import Manifest
 from model.recipes import named
+from pipeline.dataset import dataset_prefix
 from pipeline.parameters import VOC_CLASSES
 from pipeline.sample_archive import write_sample_archive
-from pipeline.stages.build_dataset import build_dataset, dataset_prefix
+from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
 from pipeline.stages.separate import separate
 
@@ -97,7 +98,7 @@ def train(recipe_name: str, steps: int, folder: Path) -> Figures:
     recipe, where = named(recipe_name), pick_device()
     dtype = pick_precision(recipe.precision, where)
     net = build_net(recipe, len(VOC_CLASSES)).to(where).to(memory_format=torch.channels_last)
-    optimiser, loss_of = build_optimiser(recipe, net), build_loss(recipe.loss)
+    optimiser, loss_of = build_optimiser(recipe, net), build_loss(recipe)
     side = recipe.image_size
     images = torch.randint(0, 256, (recipe.batch_size, 3, side, side), dtype=torch.uint8)
     targets = torch.randint(0, len(VOC_CLASSES), (recipe.batch_size, side, side)).to(where)

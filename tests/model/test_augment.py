@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.augment import Augmentation
-from model.dataset import VOID, Image
+from model.dataset import VOID
+from model.images import Image
 from tiny import COLOURS, RECIPE, labelled
 
 SIZE = RECIPE.image_size

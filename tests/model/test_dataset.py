@@ -50,6 +50,17 @@ def test_a_damaged_description_is_refused(folder: Path, damaged: str) -> None:
         Dataset(folder, "train")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_index_that_lost_whole_lines_is_refused(folder: Path, split: str) -> None:
+    path = folder / "index.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[1:-1]))
+    promised, left = {"train": (12, 11), "val": (4, 3)}[split]
+    said = f"dataset should have {promised} '{split}' samples, but its index lists {left};"
+    with pytest.raises(InputError, match=said):
+        Dataset(folder, split)
+
+
 def test_an_absent_split_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="'test'"):
         Dataset(folder, "test")

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,14 @@ from model.dataset import VOID, Dataset
 from model.errors import InputError
 from model.evaluate import evaluate, evaluate_checkpoint, main
 from model.images import decode_mask
+from model.loader import normalise
 from model.losses import build_loss
 from model.nets import build_net
 from model.train import train
 from tiny import CLASSES, RECIPE, journal, write_dataset, write_job
 
 CPU = torch.device("cpu")
-LOSS = build_loss("cross_entropy")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+LOSS = build_loss(RECIPE.override({"loss": "cross_entropy"}))
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +95,13 @@ class Watched(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[tuple[int, ...], bool, bool]] = []
+        self.images: list[Tensor] = []
+        self.modes: set[tuple[bool, bool, bool]] = set()
 
     def forward(self, images: Tensor) -> Tensor:
-        self.seen.append((tuple(images.shape), self.training, torch.is_grad_enabled()))
+        self.images.append(images)
+        modes = self.training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        self.modes.add(modes)
         logits = torch.zeros(images.shape[0], 3, *images.shape[2:])
         logits[:, 1] = 1
         return logits
@@ -122,12 +117,22 @@ def test_one_image_at_a_time_at_its_own_size_in_eval_mode(job: Path, training: b
     )
     assert net.training == training
     sizes = [(17 + i, 26 - i) for i in range(4)]
-    assert net.seen == [((1, 3, *size), False, False) for size in sizes]
+    assert [image.shape for image in net.images] == [(1, 3, *size) for size in sizes]
+    assert net.modes == {(False, False, False)}
     assert heard == [(i, 4) for i in range(1, 5)]
     assert found.predictions.keys() == {2}
     assert found.predictions[2].shape == sizes[2]
     assert (found.predictions[2] == 1).all()
     assert found.score.split == "val"
+
+
+def test_the_net_sees_what_it_saw_in_training(job: Path) -> None:
+    net = Watched()
+    data = Dataset(job / "dataset", "val")
+    evaluate(net, data, LOSS, CPU, torch.bfloat16)
+    photo = torch.from_numpy(data[0].photo).permute(2, 0, 1)[None]
+    torch.testing.assert_close(net.images[0], normalise(photo))
+    assert net.modes == {(False, False, True)}  # autocast
 
 
 def test_the_mode_is_restored_after_a_failure(job: Path) -> None:

@@ -88,13 +88,16 @@ def test_samples(tmp_path: Path) -> None:
 
 
 def test_samples_of_odd_ids_have_files_of_their_own(tmp_path: Path) -> None:
-    names = ("a_b", "a/b", "x" * 244, "像" * 90)
+    names = ("a_b", "a/b", "x" * 244, "像" * 90, ".a")
     pictures = {name: (*labelled(i, 8, 9), labelled(i, 8, 9)[1]) for i, name in enumerate(names)}
     with Journal(tmp_path, 0) as journal:
         journal.save_samples(pictures, 1)
     (record,) = records(tmp_path)
     assert len(set(record["names"])) == len(names)
-    assert len(list((tmp_path / "samples").glob("*.photo.jpg"))) == len(names)
+    assert {path.name for path in (tmp_path / "samples").glob("*.photo.jpg")} == {
+        f"{name}.photo.jpg" for name in record["names"]
+    }
+    assert not [name for name in record["names"] if name.startswith(".")]  # what is hidden stays
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -77,7 +77,10 @@ def test_an_unknown_setting_lists_the_known_ones(key: str) -> None:
         ("loss", "focal"),
         ("loss", ""),
         ("min_miou", "2"),
+        ("tversky_alpha", "-0.1"),
+        ("tversky_alpha", "nan"),
         ("tversky_beta", "0"),
+        ("tversky_beta", "inf"),
     ],
 )
 def test_a_value_out_of_range_is_named(key: str, value: str) -> None:
@@ -85,6 +88,17 @@ def test_a_value_out_of_range_is_named(key: str, value: str) -> None:
         TINY.override({key: value})
     assert str(caught.value).startswith(f"{key}={value!r} does not fit recipe 'tiny': ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["1", "1,2,3", "", 1, [1], None])
+def test_a_pair_that_is_none_says_what_it_wants(value: object) -> None:
+    with pytest.raises(InputError, match="^scale=.* needs two numbers.*, like 0.5,2.$"):
+        TINY.override({"scale": value})
+
+
+def test_half_a_pair_is_named_with_the_whole() -> None:
+    with pytest.raises(InputError, match="^scale='0.5,big' does not fit .*: .*valid number"):
+        TINY.override({"scale": "0.5,big"})
 
 
 def test_a_recipe_cannot_be_changed() -> None:

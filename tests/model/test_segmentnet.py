@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.losses import build_loss
 from model.nets.blocks import ResidualBlock, pad_to_multiple
 from model.nets.segmentnet import SegmentNet
+from tiny import RECIPE
 
 
 def build(classes: int = 3, width: int = 4, depth: int = 3, seed: int = 0) -> SegmentNet:
@@ -23,7 +24,7 @@ def random_images(*shape: int) -> Tensor:
 
 
 def train(net: nn.Module, images: Tensor, target: Tensor, steps: int) -> list[float]:
-    loss = build_loss("tversky + cross_entropy")
+    loss = build_loss(RECIPE)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2)
     values = []
     for _ in range(steps):
@@ -147,7 +148,7 @@ def test_training_repeats_itself_to_the_bit() -> None:
 def test_memory_format_and_bf16_change_little() -> None:
     images = random_images(2, 3, 32, 32)
     target = (images[:, 0] > 0).to(torch.uint8)
-    loss = build_loss("tversky + cross_entropy")
+    loss = build_loss(RECIPE)
     gradients = {}
     for layout in (torch.contiguous_format, torch.channels_last):
         for half in (False, True):

@@ -109,6 +109,19 @@ def test_everything_in_the_journal_reaches_wandb(job: Path, records: list[Record
             assert values.get(f"iou/{name}") == record["iou"][name]
 
 
+def test_what_is_not_known_is_not_logged(job: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    run = start_run(tmp_path, journal(job, "start")[0], "offline")
+    unknown = {"images_per_second": None, "iou": {"red": 0.5, "green": None}}
+    feed(run, job, list(CLASSES), journal(job, "epoch")[0] | unknown)
+    run.finish()
+    wandb.teardown()
+    (file,) = offline_runs(tmp_path)
+    (logged,) = history(list(offline_records(file))).values()
+    assert logged["iou/red"] == 0.5
+    assert not {"images_per_second", "iou/green"} & logged.keys()
+
+
 def test_samples_are_pictures_with_both_masks(job: Path, records: list[Record]) -> None:
     folder = offline_runs(job)[0].parent / "files"
     for step in (3, 6):

@@ -3,17 +3,21 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from model.dataset import VOID, Image, Manifest, Sample, Shard
-from model.images import encode_mask, encode_png, sample_digest
+from model import checkpoint
+from model.dataset import VOID, Manifest, Sample, Shard
+from model.images import Image, encode_mask, encode_png, sample_digest
 from model.indexed_tar import TarWriter
 from model.recipe import Recipe
+from model.train import main
 
 CLASSES = ("background", "red", "green")
 COLOURS = np.array([(70, 70, 70), (220, 60, 40), (50, 210, 60)], np.uint8)  # RGB, by class
@@ -56,23 +60,24 @@ def write_dataset(
         }
     (folder / "shards").mkdir(parents=True)
     digest, lines = hashlib.sha256(), []
-    with TarWriter(folder / "shards" / "00000.tar") as shard:
-        for split, pairs in splits.items():
-            for number, (photo, mask) in enumerate(pairs):
-                name = f"{split}_{number:03d}"
-                image = shard.add(f"{name}.png", encode_png(photo))
-                truth = shard.add(f"{name}.mask.png", encode_mask(mask))
-                digest.update(sample_digest(name, photo, mask))
-                sample = Sample(
-                    id=name,
-                    split=split,
-                    shard=0,
-                    photo=(image.offset, image.size),
-                    mask=(truth.offset, truth.size),
-                    height=mask.shape[0],
-                    width=mask.shape[1],
-                )
-                lines.append(sample.model_dump_json() + "\n")
+    shard = TarWriter(folder / "shards" / "00000.tar")
+    for split, pairs in splits.items():
+        for number, (photo, mask) in enumerate(pairs):
+            name = f"{split}_{number:03d}"
+            image = shard.add(f"{name}.png", encode_png(photo))
+            truth = shard.add(f"{name}.mask.png", encode_mask(mask))
+            digest.update(sample_digest(name, photo, mask))
+            sample = Sample(
+                id=name,
+                split=split,
+                shard=0,
+                photo=(image.offset, image.size),
+                mask=(truth.offset, truth.size),
+                height=mask.shape[0],
+                width=mask.shape[1],
+            )
+            lines.append(sample.model_dump_json() + "\n")
+    shard.close()
     index = "".join(lines)
     (folder / "index.jsonl").write_text(index)
     manifest = Manifest(
@@ -114,6 +119,31 @@ def journal(job: Path, kind: str | None = None) -> list[dict[str, Any]]:
     lines = (job / "out" / "metrics.jsonl").read_text().splitlines()
     records: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return [record for record in records if kind in (None, record["kind"])]
+
+
+def steps(job: Path) -> list[int]:
+    """The steps that training recorded, in its order."""
+    return [record["step"] for record in journal(job, "step")]
+
+
+def weights_digest(job: Path) -> str:
+    """The weights digest of a job's newest checkpoint."""
+    folder = checkpoint.newest(job / "out" / "checkpoints")
+    assert folder
+    manifest = checkpoint.verified(folder)
+    assert manifest
+    return manifest.weights_digest
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, job: Path, *options: str) -> int:
+    """`python -m model.train JOB`, on one thread, in this process: its exit code."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr(sys, "argv", ["model.train", str(job), "--threads", "1", *options])
+    try:
+        return main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def start_trainer(
