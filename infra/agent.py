@@ -26,13 +26,16 @@ from typing import Literal
 
 from infra.failure import Cause, Failure
 from infra.mirror import Mirror
-from infra.protocol import Heartbeat, JobSpec, Result, now, read, run_key
+from infra.protocol import Heartbeat, JobSpec, Result, now, run_key
 from infra.stores import Store
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
+UNSENT = "result.json"  # in the job's folder, when the store could not take it
 _FAILURE = "failure.json"  # the job's own word on why it failed: cause, message
-_STOPPED = "Stopped on request; what was learned so far is in its checkpoint."
-_STORE_PATIENCE = 600.0  # seconds that the last words may wait for a store that is away
+_AWAY = 600.0  # seconds that the last words may wait for a store that does not answer
+# Seconds that a store may refuse, while the job runs and at its end: room and rights seldom come
+# by themselves, a job without a store works for nothing, and a person waits for the reason.
+_REFUSED, _REFUSED_LAST = 60.0, 10.0
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _KEYS = ("AWS_", "LINODE_", "PREFECT_")  # environment that the job must not see
@@ -53,17 +56,22 @@ class Agent:
         self._log = job / "log.txt"
         self._log_begins = 0  # where this agent's log begins in the run's log, bytes
         self._log_sent = 0
-        self._stop: Cause | None = None
+        self._stop: Failure | None = None
         self._started = now()
 
     def stop(self, *_signal: int | FrameType | None) -> None:
         """Ask the job to stop; it has `grace` seconds to leave a checkpoint."""
-        self._stop = self._stop or Cause.CANCELLED
+        self._stop = self._stop or Failure(
+            Cause.CANCELLED, "Stopped on request; what was learned so far is in its checkpoint."
+        )
 
     def run(self) -> Result:
-        """Prepare, run, mirror, and write the result. Raises Failure where even that cannot be."""
+        """Prepare, run, mirror, and write the result.
+
+        Where the store cannot take it, the result is left in the job's folder and Failure raised.
+        """
         try:
-            spec = read(self._store, run_key(self._run_id, "spec.json"), JobSpec)
+            spec = self._store.read(run_key(self._run_id, "spec.json"), JobSpec)
             if spec is None:
                 raise Failure(Cause.BAD_INPUT, f"There is no run {self._run_id} in the store.")
             self._prepare(spec)
@@ -73,7 +81,15 @@ class Agent:
         except Exception as error:
             traceback.print_exc()
             result = self._broken(error)
-        return self._insist(result)
+        try:
+            return self._insist(result)
+        except Failure as failure:
+            said = f"{failure} What the job made until then is in {self._job / 'out'}."
+            unsent = self._result(result.exit_code, failure.cause, said)
+            with contextlib.suppress(OSError):  # this disk may be full as well
+                self._job.mkdir(parents=True, exist_ok=True)
+                (self._job / UNSENT).write_text(unsent.model_dump_json())
+            raise
 
     def _prepare(self, spec: JobSpec) -> None:
         self._beat("preparing")
@@ -96,7 +112,7 @@ class Agent:
 
     def _must_go_on(self) -> None:
         if self._stop:
-            raise Failure(self._stop, _STOPPED)
+            raise self._stop
 
     def _run_job(self, spec: JobSpec) -> Result:
         argv = [sys.executable, *spec.argv[1:]] if spec.argv[0] == "python" else [*spec.argv]
@@ -125,7 +141,9 @@ class Agent:
                 except subprocess.TimeoutExpired:
                     pass
                 if self._stop is None and time.monotonic() > deadline:
-                    self._stop = Cause.DEADLINE
+                    self._stop = Failure(
+                        Cause.DEADLINE, "The time limit was reached: --limit train_hours=…."
+                    )
                 if self._stop and kill_at == math.inf:
                     kill_at = time.monotonic() + self._grace
                     child.terminate()
@@ -138,12 +156,18 @@ class Agent:
         return self._judge(child.returncode)
 
     def _report_until(self, ended: threading.Event) -> None:
+        welcome = time.monotonic()  # when the store last did not refuse
         while not ended.wait(self._poll):
             self._beat("running")
             try:
                 self._mirror_all()
+                welcome = time.monotonic()
             except Failure as failure:
                 _say(failure)  # training goes on; what is missing follows at the next look
+                if not failure.permanent:
+                    welcome = time.monotonic()
+                elif time.monotonic() > welcome + _REFUSED:
+                    self._stop = self._stop or failure  # it would train for nothing
             except Exception:
                 traceback.print_exc()  # a broken mirror must not break the job
 
@@ -151,14 +175,8 @@ class Agent:
         """Whose fault it was: the job's own word counts first, then how it ended."""
         if code == 0:
             return self._result(0, None, "done")
-        if self._stop is Cause.DEADLINE:
-            return self._result(
-                code,
-                Cause.DEADLINE,
-                "The time limit was reached: --limit train_hours=….",
-            )
         if self._stop:
-            return self._result(code, self._stop, _STOPPED)
+            return self._result(code, self._stop.cause, str(self._stop))
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             said = json.loads((self._job / "out" / _FAILURE).read_bytes())
             return self._result(code, Cause(said["cause"]), said["message"])
@@ -193,8 +211,7 @@ class Agent:
             progress = json.loads((self._job / "out" / "progress.json").read_bytes())
             heartbeat = Heartbeat(time=now(), state=state, progress=progress)
         try:
-            key = run_key(self._run_id, "heartbeat.json")
-            self._store.put(key, heartbeat.model_dump_json().encode())
+            self._store.write(run_key(self._run_id, "heartbeat.json"), heartbeat)
         except Failure as failure:
             _say(failure)
 
@@ -215,7 +232,7 @@ class Agent:
 
     def _insist(self, result: Result) -> Result:
         """Bring the last words home even if the store is away for a while; returns them."""
-        until = time.monotonic() + _STORE_PATIENCE
+        began = time.monotonic()
         while True:
             self._beat("finishing")
             try:
@@ -226,16 +243,12 @@ class Agent:
                 except Exception as error:
                     traceback.print_exc()
                     result = self._broken(error)
-                key = run_key(self._run_id, "result.json")
-                self._store.put(key, result.model_dump_json().encode())
+                self._store.write(run_key(self._run_id, "result.json"), result)
                 return result
             except Failure as failure:
                 _say(failure)
-                # Whoever asked to stop is waiting.
-                # Room and rights seldom come by themselves, and a person waits for the reason.
-                hopeless = failure.args[0].startswith(("The store is full", "No permission"))
-                late = time.monotonic() > until - (0.9 * _STORE_PATIENCE if hopeless else 0)
-                if late or self._stop is Cause.CANCELLED:
+                patience = _REFUSED_LAST if failure.permanent else _AWAY
+                if self._stop or time.monotonic() > began + patience:  # who asked to stop waits
                     raise
                 time.sleep(5)
 

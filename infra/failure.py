@@ -1,6 +1,7 @@
 """Why a run failed: one enumeration, one sentence, one exit code."""
 
 from enum import StrEnum
+from functools import partial
 
 
 class Cause(StrEnum):
@@ -10,7 +11,6 @@ class Cause(StrEnum):
     STORE = "STORE"
     USER_ERROR = "USER_ERROR"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
-    STALLED = "STALLED"
     AGENT_LOST = "AGENT_LOST"
     DEADLINE = "DEADLINE"
     CANCELLED = "CANCELLED"
@@ -23,14 +23,18 @@ _WRONG_INPUT = {Cause.BAD_INPUT, Cause.STORE}
 
 
 class Failure(Exception):
-    """A failure with its cause; the message says in one or two sentences what to do."""
+    """A failure with its cause; the message says in one or two sentences what to do.
 
-    def __init__(self, cause: Cause, message: str) -> None:
+    `permanent` where trying again will not help until a person has done something.
+    """
+
+    def __init__(self, cause: Cause, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.cause = cause
+        self.permanent = permanent
 
-    def __reduce__(self) -> tuple[type["Failure"], tuple[Cause, str]]:
-        return Failure, (self.cause, str(self))
+    def __reduce__(self) -> tuple[partial["Failure"], tuple[Cause, str]]:
+        return partial(Failure, permanent=self.permanent), (self.cause, str(self))
 
     @property
     def exit_code(self) -> int:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.agent import GRACE
+from infra.agent import GRACE, UNSENT
+from infra.protocol import Result
 from infra.stores import Store
 
 
@@ -16,6 +17,7 @@ class LocalMachine:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._job = folder / "job"
         self._agent: subprocess.Popen[bytes] | None = None
 
     def start(self, store: Store, run_id: str) -> None:
@@ -24,7 +26,7 @@ class LocalMachine:
         command = [sys.executable, "-m", "infra.agent", "--store", store.url, "--run", run_id]
         with (self._folder / "agent.log").open("ab") as log:
             self._agent = subprocess.Popen(
-                [*command, "--job", str(self._folder / "job"), "--poll", "0.5"],
+                [*command, "--job", str(self._job), "--poll", "0.5"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -51,6 +53,13 @@ class LocalMachine:
     def clean(self) -> None:
         """Remove the job's folder; the store has all of it once there is a result."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def unsent_result(self) -> Result | None:
+        """How the job ended, where the agent could not tell the store."""
+        try:
+            return Result.model_validate_json((self._job / UNSENT).read_bytes())
+        except (OSError, ValueError):  # there is none, or this disk was full as well
+            return None
 
     def last_words(self) -> str:
         """The end of the agent's own log, for when there is no result."""

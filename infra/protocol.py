@@ -10,14 +10,11 @@ No object is changed by two writers.
 """
 
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from infra.failure import Cause, Failure
-from infra.stores import Store
-
-M = TypeVar("M", bound=BaseModel)
+from infra.failure import Cause
 
 
 class Input(BaseModel):
@@ -71,14 +68,3 @@ def run_key(run_id: str, *parts: str) -> str:
 def now() -> datetime:
     """The time as everything in the store writes it: UTC."""
     return datetime.now(UTC)
-
-
-def read(store: Store, key: str, kind: type[M]) -> M | None:
-    """Read an object as a model; None when it is absent, Failure(CORRUPT) when it is damaged."""
-    data = store.get(key)
-    try:
-        return None if data is None else kind.model_validate_json(data)
-    except ValidationError:
-        raise Failure(
-            Cause.CORRUPT, f"{key} in {store.url} is damaged; delete it there and run again."
-        ) from None

@@ -15,15 +15,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from infra.failure import Cause, Failure
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
+from pydantic import BaseModel, ValidationError
 
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+from infra.failure import Cause, Failure
+from infra.urls import has_user
+
+M = TypeVar("M", bound=BaseModel)
 
 _CHUNK = 8 << 20  # bytes; the size of a multipart part and of a download chunk
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,7 +44,6 @@ class Entry:
 
     key: str
     size: int
-    modified: datetime
 
 
 def s3_options() -> dict[str, Any]:
@@ -60,7 +64,7 @@ def s3_options() -> dict[str, Any]:
 class Store:
     """Objects by key under one URL. Keys use `/` and never start with it."""
 
-    def __init__(self, url: str, at: "Path | ObjectStore") -> None:
+    def __init__(self, url: str, at: Path | ObjectStore) -> None:
         self.url = url
         self._folder = at if isinstance(at, Path) else None
         self._bucket = None if isinstance(at, Path) else at
@@ -68,14 +72,12 @@ class Store:
     @classmethod
     def open(cls, url: str) -> "Store":
         """Open a store by URL; `Failure(STORE)` when the URL is not one. Asks no server yet."""
-        from obstore.store import S3Store
-
         parts = urlsplit(url)
-        if parts.username or parts.password:
+        if has_user(url) or (parts.scheme and (parts.query or parts.fragment)):
             raise Failure(
                 Cause.STORE,
-                "The store URL contains a user or password; remove it and set AWS_ACCESS_KEY_ID "
-                "and AWS_SECRET_ACCESS_KEY in the environment instead.",
+                "The store URL contains a user, a query or a fragment; remove it, and set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment instead.",
             )
         if not parts.scheme or (parts.scheme == "file" and parts.netloc in ("", "localhost")):
             folder = Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute()
@@ -102,9 +104,7 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def _objects(self, *, write: bool = False) -> "ObjectStore":
-        from obstore.store import LocalStore, MemoryStore
-
+    def _objects(self, *, write: bool = False) -> ObjectStore:
         if self._bucket is not None:
             return self._bucket
         assert self._folder is not None
@@ -114,8 +114,6 @@ class Store:
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object, whole or not at all."""
-        import obstore
-
         with _explained(self.url, key):
             obstore.put(self._objects(write=True), key, data)
 
@@ -124,8 +122,6 @@ class Store:
 
         A `path` that is not there raises FileNotFoundError.
         """
-        import obstore
-
         with path.open("rb") as file, _explained(self.url, key):
             if move and self._folder is not None:
                 target = self._folder / key
@@ -139,8 +135,6 @@ class Store:
 
     def get(self, key: str) -> bytes | None:
         """Read one object, or None when there is none."""
-        import obstore
-
         with _explained(self.url, key):
             try:
                 return bytes(obstore.get(self._objects(), key).bytes())
@@ -148,6 +142,20 @@ class Store:
                 if "NoSuchBucket" in str(error):  # a mistyped bucket is no empty one
                     raise
                 return None
+
+    def read(self, key: str, kind: type[M]) -> M | None:
+        """Read one object as a model: None when there is none, Failure(CORRUPT) when damaged."""
+        data = self.get(key)
+        try:
+            return None if data is None else kind.model_validate_json(data)
+        except ValidationError:
+            raise Failure(
+                Cause.CORRUPT, f"{key} in {self.url} is damaged; delete it there and run again."
+            ) from None
+
+    def write(self, key: str, model: BaseModel) -> None:
+        """Write a model as one object of JSON, whole or not at all."""
+        self.put(key, model.model_dump_json(indent=1).encode())
 
     def get_file(
         self, key: str, path: Path, *, sha256: str | None = None, link: bool = False
@@ -184,8 +192,6 @@ class Store:
 
     def _download(self, key: str, path: Path) -> None:
         """By ranges: each is a request of its own, so a slow or broken line costs one chunk."""
-        import obstore
-
         objects = self._objects()
         size = obstore.head(objects, key)["size"]
         with path.open("wb") as file:
@@ -206,8 +212,6 @@ class Store:
 
     def size(self, key: str) -> int | None:
         """Size of one object in bytes, or None when there is none."""
-        import obstore
-
         with _explained(self.url, key):
             try:
                 return int(obstore.head(self._objects(), key)["size"])
@@ -216,11 +220,9 @@ class Store:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """All objects whose key starts with the folder `prefix`, in order of their keys."""
-        import obstore
-
         with _explained(self.url, prefix):
             entries = [
-                Entry(meta["path"], meta["size"], meta["last_modified"])
+                Entry(meta["path"], meta["size"])
                 for batch in obstore.list(self._objects(), prefix.rstrip("/") or None)
                 for meta in batch
             ]
@@ -228,16 +230,12 @@ class Store:
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names directly under the folder `prefix`, one request however much lies below them."""
-        import obstore
-
         with _explained(self.url, prefix):
             found = obstore.list_with_delimiter(self._objects(), prefix.rstrip("/"))
         return tuple(sorted(name.rsplit("/", 1)[-1] for name in found["common_prefixes"]))
 
     def delete(self, key: str) -> None:
         """Delete one object; absent already is a success."""
-        import obstore
-
         with _explained(self.url, key):
             try:
                 obstore.delete(self._objects(), key)
@@ -252,8 +250,6 @@ class Store:
 @contextmanager
 def _explained(url: str, key: str) -> Iterator[None]:
     """Turn what the libraries raise into one sentence with a cure."""
-    from obstore.exceptions import BaseError
-
     try:
         yield
     except (OSError, BaseError) as error:
@@ -265,6 +261,7 @@ def _explain(url: str, key: str, error: Exception) -> NoReturn:
     said = str(error).split("\n\nDebug source")[0].strip()
     where = f"{url}/{key}" if key else url
     number = getattr(error, "errno", None)
+    permanent = True
     if number in _FULL or re.search(
         r"No space left|quota exceeded|File too large|QuotaExceeded", said, re.IGNORECASE
     ):
@@ -283,4 +280,5 @@ def _explain(url: str, key: str, error: Exception) -> NoReturn:
     else:
         first = said.splitlines()[0][:300] if said else type(error).__name__
         cure = f"The store {where} does not answer as it should: {first}"
-    raise Failure(Cause.STORE, cure) from error
+        permanent = False
+    raise Failure(Cause.STORE, cure, permanent=permanent) from error

@@ -59,14 +59,9 @@ class Archive(BaseModel):
         """The store's key of the index."""
         return f"archives/{self.sha256}.index.jsonl"
 
-    @property
-    def manifest_key(self) -> str:
-        """The store's key of this manifest."""
-        return f"archives/{self.sha256}.json"
-
     def is_whole(self, store: Store) -> bool:
         """Whether the store still has what it had of this archive, without reading it."""
-        if None in (store.size(self.manifest_key), store.size(self.index_key)):
+        if store.size(self.index_key) is None:
             return False
         return self.location != "store" or store.size(self.tar_key) == self.size
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from infra.stores import Store
 from model.dataset import SPLITS
 from model.errors import InputError
+from pipeline.dataset import local_dataset
 from pipeline.parameters import Parameters, home
 from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
-from pipeline.stages.fetch_checkpoint import local_dataset
 from pipeline.stages.separate import separate
 
 if TYPE_CHECKING:

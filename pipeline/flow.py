@@ -14,19 +14,16 @@ from infra.machines import LocalMachine
 from infra.protocol import run_key
 from model.dataset import Dataset, Manifest
 from pipeline import artifacts
+from pipeline.archive import Archive
+from pipeline.dataset import local_dataset
 from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
 from pipeline.report import render_report
 from pipeline.run import Outcome, Run
 from pipeline.stages.build_dataset import build_dataset
-from pipeline.stages.extract import Archive, extract
-from pipeline.stages.fetch_checkpoint import (
-    evaluate_again,
-    fetch_checkpoint,
-    local_dataset,
-    must_pass_gate,
-)
+from pipeline.stages.extract import extract
+from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, must_pass_gate
 from pipeline.stages.separate import Separation, separate
 from pipeline.stages.train import job_for, train
 
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 @flow(name="voc-train", flow_run_name="{parameters.recipe}", validate_parameters=True)
 def voc_train(parameters: Parameters) -> Outcome:
     """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home."""
-    run = Run(parameters, [artifacts.PrefectListener(), listening.get()])
+    run = Run(parameters, [artifacts.PrefectListener(), *listening.get()])
     with run.recorded():
         archives = extract_archives(run)
         separation = separate_pairs(run, archives)

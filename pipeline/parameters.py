@@ -5,13 +5,12 @@ environment of the worker.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from infra.urls import has_secret, without_secrets
 from model.recipe import Recipe
 from model.recipes import named
 
@@ -20,28 +19,6 @@ VOC_CLASSES = (
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
-
-# Query parameters by which a signed link carries its secret (S3, GCS, Azure, and plain servers).
-_SIGNATURES = {
-    "x-amz-signature",
-    "x-amz-credential",
-    "x-amz-security-token",
-    "x-goog-signature",
-    "x-goog-credential",
-    "signature",
-    "sig",
-    "token",
-    "access_token",
-    "api_key",
-    "password",
-    "apikey",
-    "auth",
-    "authorization",
-    "jwt",
-    "key",
-    "secret",
-}
-_USER = re.compile(r"://[^/?#]*@")
 
 
 def home() -> Path:
@@ -108,13 +85,11 @@ class Parameters(BaseModel):
     @classmethod
     def _no_secret_in(cls, urls: tuple[str, ...] | str) -> tuple[str, ...] | str:
         for url in (urls,) if isinstance(urls, str) else urls:
-            address, _, query = _USER.sub("://", url).partition("?")
-            signed = {key.lower() for key, _ in parse_qsl(query)} & _SIGNATURES
-            if _USER.search(url) or signed:
+            if has_secret(url):
+                name = without_secrets(url).rpartition("/")[2]
                 raise ValueError(
-                    f"the URL of {address.rpartition('/')[2]} contains a secret, and parameters "
-                    "are kept in clear text; remove it and put the key into the worker's "
-                    "environment"
+                    f"the URL of {name} contains a secret, and parameters are kept in clear text; "
+                    "remove it and put the key into the worker's environment"
                 )
         return urls
 

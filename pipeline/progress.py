@@ -28,15 +28,6 @@ class Listener(Protocol):
         """A stage ended well."""
 
 
-class Nobody:
-    """Listens to nothing."""
-
-    def started(self, stage: str) -> None: ...
-    def advanced(self, stage: str, done: float, total: float | None) -> None: ...
-    def said(self, stage: str, line: str) -> None: ...
-    def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None: ...
-
-
 # Who listens beside Prefect: the command line puts its terminal here before it starts the flow,
 # since an object like that cannot be a flow parameter.
-listening: ContextVar[Listener] = ContextVar("listening", default=Nobody())  # noqa: B039
+listening: ContextVar[tuple[Listener, ...]] = ContextVar("listening", default=())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from infra.failure import Cause, Failure
-from infra.protocol import now, read, run_key
+from infra.protocol import now, run_key
 from infra.stores import Store
 from model.errors import InputError
 from pipeline.parameters import Parameters, home
@@ -36,7 +36,8 @@ class RunRecord(BaseModel):
     """What the controller writes to `runs/<run>/run.json`, at the start and at the end."""
 
     run_id: str
-    state: Literal["running", "done", "failed", "silent"]  # silent is concluded, never written
+    # silent and trained are concluded, never written: see `pipeline.status`
+    state: Literal["running", "done", "failed", "silent", "trained"]
     started: datetime
     ended: datetime | None = None
     parameters: dict[str, Any]  # as they were: a record outlives the code that wrote it
@@ -151,7 +152,7 @@ class Run:
             message=message,
             outcome=self.outcome,
         )
-        self.store.put(run_key(self.run_id, "run.json"), record.model_dump_json(indent=1).encode())
+        self.store.write(run_key(self.run_id, "run.json"), record)
 
 
 def new_run_id() -> str:
@@ -178,7 +179,7 @@ def recorded_runs(store: Store) -> Iterator[RunRecord]:
     found = []
     for run in store.folders("runs"):
         try:
-            record = read(store, run_key(run, "run.json"), RunRecord)
+            record = store.read(run_key(run, "run.json"), RunRecord)
         except Failure as failure:
             if failure.cause is not Cause.CORRUPT:
                 raise

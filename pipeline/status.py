@@ -8,40 +8,45 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.failure import Cause, Failure
-from infra.protocol import Heartbeat, Result, now, read, run_key
-from infra.stores import Store
+from infra.protocol import Heartbeat, Result, now, run_key
+from infra.stores import M, Store
 from pipeline.run import RunRecord, recorded_runs
 
-_SILENT_AFTER = 120.0  # seconds without a heartbeat after which no job can be at work
-_SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before and after training
+_SILENT_AFTER = 120.0  # seconds after which a job that was at work has nobody any more
+_SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before training
 
 
-def state_of(record: RunRecord, heartbeat: Heartbeat | None, time: datetime) -> str:
-    """How a run stands: a run that calls itself running, but that nobody has heard of, is silent.
+def state_of(
+    record: RunRecord, heartbeat: Heartbeat | None, result: Result | None, time: datetime
+) -> str:
+    """How a run stands; one that calls itself running may have lost its controller.
 
-    Its controller was killed; the agent may have finished all the same, which `fetch` tells.
+    Then the agent has finished all the same, and the run is trained or failed; or nobody has heard
+    of it for long, and it is silent.
     """
+    if record.state != "running":
+        return record.state
+    if result is not None:
+        state = "trained" if result.cause is None else "failed"
+        return state if (time - result.ended).total_seconds() > _SILENT_AFTER else "running"
     heard = heartbeat.time if heartbeat else record.started
-    # Only a job at work beats; preparing and scoring may take their time.
-    at_work = heartbeat is not None and heartbeat.state != "finishing"
-    patience = _SILENT_AFTER if at_work else _SILENT_AT_LEAST
-    if record.state == "running" and (time - heard).total_seconds() > patience:
-        return "silent"
-    return record.state
+    # Only a job at work beats; preparing may take its time.
+    patience = _SILENT_AFTER if heartbeat else _SILENT_AT_LEAST
+    return "silent" if (time - heard).total_seconds() > patience else "running"
 
 
 def one_run(store: Store, run_id: str) -> dict[str, Any]:
     """Everything the store knows of one run; Failure(BAD_INPUT) when it knows nothing."""
-    record = read(store, run_key(run_id, "run.json"), RunRecord)
+    record = store.read(run_key(run_id, "run.json"), RunRecord)
     if record is None:
         raise Failure(
             Cause.BAD_INPUT, f"There is no run {run_id!r} in {store.url}; see `voc-train status`."
         )
-    heartbeat = _heartbeat(store, run_id)
-    result = read(store, run_key(run_id, "result.json"), Result)
+    heartbeat = _said(store, run_id, "heartbeat.json", Heartbeat)
+    result = _said(store, run_id, "result.json", Result)
     return {
         **record.model_dump(mode="json"),
-        "state": state_of(record, heartbeat, now()),
+        "state": state_of(record, heartbeat, result, now()),
         "heartbeat": heartbeat.model_dump(mode="json") if heartbeat else None,
         "result": result.model_dump(mode="json") if result else None,
         "checkpoints": list(store.folders(run_key(run_id, "checkpoints"))),
@@ -76,13 +81,15 @@ def print_all(store: Store, *, as_json: bool) -> None:
 def _state_in(store: Store, record: RunRecord) -> str:
     if record.state != "running":  # the heartbeat of a run that ended tells nothing
         return record.state
-    return state_of(record, _heartbeat(store, record.run_id), now())
+    heartbeat = _said(store, record.run_id, "heartbeat.json", Heartbeat)
+    result = _said(store, record.run_id, "result.json", Result)
+    return state_of(record, heartbeat, result, now())
 
 
-def _heartbeat(store: Store, run_id: str) -> Heartbeat | None:
-    """The last heartbeat; a damaged one tells as much as none."""
+def _said(store: Store, run_id: str, name: str, kind: type[M]) -> M | None:
+    """What the agent said last; damaged, it tells as much as nothing."""
     try:
-        return read(store, run_key(run_id, "heartbeat.json"), Heartbeat)
+        return store.read(run_key(run_id, name), kind)
     except Failure as failure:
         if failure.cause is not Cause.CORRUPT:
             raise
@@ -96,8 +103,11 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{run['run_id']}[/]  {run['parameters']['recipe']}, {run['state']}")
-    if run["cause"]:
-        console.print(f"{run['cause']}: {run['message']}", markup=False)
+    failure = run if run["cause"] else run["result"] or run
+    if failure["cause"]:
+        console.print(f"{failure['cause']}: {failure['message']}", markup=False)
+    if run["state"] == "trained":
+        console.print(f"bring its checkpoint home: voc-train fetch {run['run_id']}", markup=False)
     for stage in run["stages"]:
         mark = "reused" if stage["reused"] else f"{stage['seconds']:.1f} s"
         console.print(f"  {stage['name']:<17}{mark:>8}  {stage['summary']}", markup=False)

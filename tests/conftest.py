@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from servers.rgw import RGW
+from small_disk import Disk, small_disk
 
 _REPOSITORY = Path(__file__).parents[1]
 _REAL_DATA = Path(os.environ.get("VOC_TRAIN_TEST_DATA", _REPOSITORY.parent / "shared" / "data"))
@@ -67,3 +68,10 @@ def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RGW]:
     """A real S3 server over TLS, one for the session: give each test a bucket of its own."""
     with RGW(tmp_path_factory.mktemp("rgw")) as server:
         yield server
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A file system of a megabyte, for what must happen when it is full."""
+    with small_disk(tmp_path / "disk") as mounted:
+        yield mounted

@@ -55,22 +55,16 @@ class Checksums:
         Raises:
             InputError: the bytes are not the ones that were promised.
         """
-        known = False
+        promised: list[tuple[str, str, str]] = []
         if self._url.sha256 is not None:
-            if self._url.sha256 != self.sha256:
-                self._fail("sha256", self._url.sha256, self.sha256)
-            known = True
+            promised.append(("sha256", self._url.sha256, self.sha256))
         official = self._official
-        if official is not None and (
-            self._url.host in OFFICIAL_HOSTS or self.size == official.size
-        ):
-            if self._md5.hexdigest() != official.md5:
-                self._fail("md5", official.md5, self._md5.hexdigest())
-            known = True
-        return known
-
-    def _fail(self, kind: str, expected: str, found: str) -> None:
-        raise InputError(
-            f"{self._url.called} has the wrong checksum: {kind} {found}, expected {expected}. "
-            "It is damaged or not the file you mean; download it again."
-        )
+        if official and (self._url.host in OFFICIAL_HOSTS or self.size == official.size):
+            promised.append(("md5", official.md5, self._md5.hexdigest()))
+        for kind, expected, found in promised:
+            if found != expected:
+                raise InputError(
+                    f"{self._url.called} has the wrong checksum: {kind} {found}, expected "
+                    f"{expected}. It is damaged or not the file you mean; download it again."
+                )
+        return bool(promised)

@@ -2,25 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
-import fsspec.core
+import fsspec
 
 from model.errors import InputError
 from pipeline.download.remote import Fingerprint, Interrupted, Opened
+from pipeline.download.spool import CHUNK
 from pipeline.download.url import ArchiveUrl
 
-_CHUNK = 1 << 20  # bytes
-
-# What the file systems call these; the first one that is there counts.
+# What file systems call the sign of a version, or its date; the first one that is there counts.
 _ETAGS = ("ETag", "etag", "e_tag", "md5Hash", "sha", "checksum")
-_DATES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+_DATES = ("LastModified", "last_modified", "mtime", "updated", "modified", "modify", "created")
 
 
-@contextmanager
-def open_elsewhere(
-    url: ArchiveUrl, offset: int, part: Fingerprint | None, held: Fingerprint | None
-) -> Iterator[Opened | None]:
+def open_elsewhere(url: ArchiveUrl, offset: int, part: Fingerprint | None) -> Opened:
     """Open by fsspec; see `open_remote`."""
     try:
         system, path = fsspec.core.url_to_fs(url.address)
@@ -33,30 +29,25 @@ def open_elsewhere(
         info = system.info(path)
         if info.get("type") == "directory":
             raise IsADirectoryError(path)
-    version = _version(info)
-    if held is not None and version.same_as(held):
-        yield None
-        return
-    start = offset if part is not None and version.same_as(part) else 0
-    with _explained(url):
-        file = system.open(path, "rb")
-    with file:
-        yield Opened(version, start, _chunks(url, file, start))
+    version = Fingerprint(
+        size=info.get("size"), etag=_first(info, _ETAGS), modified=_first(info, _DATES)
+    )
+    start = offset if version.same_as(part) else 0
+    return Opened(version, start, _chunks(url, system, path, start))
 
 
-def _chunks(url: ArchiveUrl, file: IO[bytes], start: int) -> Iterator[bytes]:
-    with _explained(url):
+def _first(info: dict[str, Any], names: tuple[str, ...]) -> str:
+    return next((str(info[name]) for name in names if info.get(name)), "")
+
+
+def _chunks(
+    url: ArchiveUrl, system: fsspec.AbstractFileSystem, path: str, start: int
+) -> Iterator[bytes]:
+    with _explained(url), system.open(path, "rb") as file:
         if start:
             file.seek(start)
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(CHUNK):
             yield chunk
-
-
-def _version(info: dict[str, Any]) -> Fingerprint:
-    def first(names: tuple[str, ...]) -> str:
-        return next((str(info[name]) for name in names if info.get(name)), "")
-
-    return Fingerprint(size=info.get("size"), etag=first(_ETAGS), modified=first(_DATES))
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def fetch(
             version = _read_version(note)
             try:
                 with open_remote(url, _resume_at(part, version), version, held) as opened:
-                    if opened is None:
+                    if opened.version.same_as(held):
                         discard(url, spool)
                         return None
                     answered = True

@@ -24,7 +24,7 @@ def read_local(
             what = "is not a file" if path.exists() else "does not exist"
             raise InputError(f"{path} {what}; give the path of a tar archive.")
         version = local_version(path)
-        if held is not None and version.same_as(held):
+        if version.same_as(held):
             return None
         checksums = Checksums(url)
         with path.open("rb") as file:

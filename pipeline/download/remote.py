@@ -5,7 +5,7 @@ with another file's bytes, and a version that is held already is not fetched aga
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -30,8 +30,10 @@ class Fingerprint(BaseModel):
     etag: str = ""
     modified: str = ""
 
-    def same_as(self, other: "Fingerprint") -> bool:
+    def same_as(self, other: "Fingerprint | None") -> bool:
         """Whether both name the same version; False when they say too little to know."""
+        if other is None:
+            return False
         sizes = {self.size, other.size} - {None}
         if len(sizes) > 1:
             return False
@@ -50,10 +52,10 @@ class Opened(NamedTuple):
 
 def open_remote(
     url: ArchiveUrl, offset: int, part: Fingerprint | None, held: Fingerprint | None
-) -> AbstractContextManager[Opened | None]:
+) -> AbstractContextManager[Opened]:
     """Open an archive at `offset` if it still is the version `part`, else at byte 0.
 
-    Gives None when it still is the version `held`: there is nothing to fetch.
+    Of the version `held` nobody will read the bytes, so there may be none.
 
     Raises:
         InputError: it cannot be had under this URL. The message never holds the URL's query.
@@ -66,7 +68,7 @@ def open_remote(
     if url.scheme == "s3":
         from pipeline.download.s3 import open_s3
 
-        return open_s3(url, offset, part, held)
+        return nullcontext(open_s3(url, offset, part))
     from pipeline.download.elsewhere import open_elsewhere
 
-    return open_elsewhere(url, offset, part, held)
+    return nullcontext(open_elsewhere(url, offset, part))

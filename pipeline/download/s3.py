@@ -11,15 +11,11 @@ from obstore.store import S3Store
 from infra.stores import s3_options
 from model.errors import InputError
 from pipeline.download.remote import Fingerprint, Interrupted, Opened, Unreachable
+from pipeline.download.spool import CHUNK
 from pipeline.download.url import ArchiveUrl
 
-_CHUNK = 1 << 20  # bytes
 
-
-@contextmanager
-def open_s3(
-    url: ArchiveUrl, offset: int, part: Fingerprint | None, held: Fingerprint | None
-) -> Iterator[Opened | None]:
+def open_s3(url: ArchiveUrl, offset: int, part: Fingerprint | None) -> Opened:
     """Open an object of a bucket, with the environment's credentials; see `open_remote`."""
     bucket, _, key = url.address.partition("://")[2].partition("/")
     # One more try within a request; the download itself tries for longer.
@@ -27,20 +23,18 @@ def open_s3(
     with _explained(url):
         objects = S3Store(bucket, **options)
         version = _version(obstore.head(objects, key))
-    if held is not None and version.same_as(held):
-        yield None
-        return
-    start = offset if part is not None and version.same_as(part) else 0
+    start = offset if version.same_as(part) else 0
+    return Opened(version, start, _chunks(url, objects, key, version, start))
+
+
+def _chunks(
+    url: ArchiveUrl, objects: S3Store, key: str, version: Fingerprint, start: int
+) -> Iterator[bytes]:
     with _explained(url):
         answer = obstore.get(objects, key, options={"range": {"offset": start}} if start else None)
         if not version.same_as(_version(answer.meta)):
             raise Interrupted("it was replaced while it was being opened")
-    yield Opened(version, start, _chunks(url, answer))
-
-
-def _chunks(url: ArchiveUrl, answer: "obstore.GetResult") -> Iterator[bytes]:
-    with _explained(url):
-        for chunk in answer.stream(min_chunk_size=_CHUNK):
+        for chunk in answer.stream(min_chunk_size=CHUNK):
             yield bytes(chunk)
 
 

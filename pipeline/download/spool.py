@@ -1,12 +1,12 @@
 """The spool, a folder where archives land: each file is hashed as it grows, and within limits."""
 
 import errno
+import gzip
 import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from model.errors import InputError
@@ -42,12 +42,7 @@ class SpoolFile:
             self._file = self.path.open("r+b" if self.path.exists() else "x+b")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with writable(self.path):
             self._file.close()
             if self.path.exists() and self.path.stat().st_size == 0:
@@ -122,19 +117,12 @@ def gunzip(source: Path, target: SpoolFile) -> None:
     Raises:
         InputError: the file is damaged or cut short, or unpacks to more than the limit.
     """
-    called, inflate = target.url.called, zlib.decompressobj(wbits=31)
-    with source.open("rb") as file:
-        data = file.read(CHUNK)
-        while data:
-            if inflate.eof:
-                if not (data := data.lstrip(b"\0")):  # padding, as some writers leave
-                    data = file.read(CHUNK)
-                    continue
-                inflate = zlib.decompressobj(wbits=31)
-            try:
-                target.write(inflate.decompress(data, CHUNK))
-            except zlib.error as error:
-                raise InputError(f"{called} is a damaged gzip file; download it again.") from error
-            data = inflate.unused_data or inflate.unconsumed_tail or file.read(CHUNK)
-    if not inflate.eof:
-        raise InputError(f"{called} is a truncated gzip file; download it again.")
+    called = target.url.called
+    try:
+        with gzip.open(source) as file:
+            while chunk := file.read(CHUNK):
+                target.write(chunk)
+    except EOFError as error:
+        raise InputError(f"{called} is a truncated gzip file; download it again.") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{called} is a damaged gzip file; download it again.") from error

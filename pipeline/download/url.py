@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from infra.urls import has_secret, has_user, without_secrets
 from model.errors import InputError
 
 _CHECKSUM = re.compile(r"(.*)#sha256=(.*)", re.DOTALL)
-_USER = re.compile(r"://[^/?#]*@")
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,18 @@ class ArchiveUrl:
         address, sha256 = url.strip(), None
         if match := _CHECKSUM.fullmatch(address):
             address, sha256 = match[1], match[2].lower()
-            if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-                raise InputError(
-                    f"The checksum in {_shown(address)}#sha256=… is not 64 hexadecimal digits."
-                )
+        shown, path = without_secrets(address), None
+        if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise InputError(f"The checksum in {shown}#sha256=… is not 64 hexadecimal digits.")
         if not address:
             raise InputError("An archive URL is empty; give a path or a URL.")
-        if _USER.search(address):
-            # Parameters of a run are stored in clear text, and whoever sees the run sees them.
+        # A signature in the query is what opens the address; no other secret has a place in it.
+        if has_user(address) or has_secret("#" + address.partition("#")[2]):
             raise InputError(
-                f"The archive URL of {_shown(address)} contains a user or password; remove it and "
-                "keep it in ~/.netrc (http) or in the environment (s3: AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY)."
+                f"The archive URL of {shown} contains a secret; remove it and keep it in ~/.netrc "
+                "(http) or in the environment (s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)."
             )
         scheme = address.partition("://")[0].lower() if "://" in address else "file"
-        path, shown = None, _shown(address)
         try:
             if scheme == "file" and "::" not in address:
                 path = _local_path(address)
@@ -82,7 +79,3 @@ class ArchiveUrl:
 def _local_path(address: str) -> Path:
     path = unquote(urlsplit(address).path) if "://" in address else address
     return Path(path).expanduser().absolute()
-
-
-def _shown(address: str) -> str:
-    return _USER.sub("://", re.split(r"[?#]", address, maxsplit=1)[0])

@@ -20,16 +20,16 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from infra.protocol import read
 from infra.stores import Store
 from model.dataset import SPLITS, VOID, Manifest, Sample, Shard
 from model.errors import InputError
 from model.images import decode_mask, decode_photo, encode_mask, sample_digest
 from model.indexed_tar import TarReader, TarWriter
+from pipeline.archive import Archive, local_tar
+from pipeline.dataset import dataset_prefix, is_whole
 from pipeline.download.spool import writable
 from pipeline.masks import fit, read_mask, read_photo
 from pipeline.progress import Report, silent
-from pipeline.stages.extract import Archive, local_tar
 from pipeline.stages.separate import Pair, Separation
 
 _FORMAT = 1
@@ -44,11 +44,6 @@ class _Converted(NamedTuple):
     size: tuple[int, int]
     digest: bytes
     pixels: npt.NDArray[np.int64]
-
-
-def dataset_prefix(key: str) -> str:
-    """Where a dataset lies in the store."""
-    return f"datasets/{key}"
 
 
 def build_dataset(
@@ -79,8 +74,8 @@ def build_dataset(
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
     prefix = dataset_prefix(key)
-    done = read(store, f"{prefix}/manifest.json", Manifest)
-    if done and _is_whole(done, prefix, store):
+    done = store.read(f"{prefix}/manifest.json", Manifest)
+    if done and is_whole(done, store):
         return done, True
 
     threads = threads or os.cpu_count() or 1
@@ -134,16 +129,8 @@ def build_dataset(
         index_sha256=index_sha256,
         left_out=separation.left_out(),
     )
-    store.put(f"{prefix}/manifest.json", manifest.model_dump_json(indent=1).encode())
+    store.write(f"{prefix}/manifest.json", manifest)
     return manifest, False
-
-
-def _is_whole(manifest: Manifest, prefix: str, store: Store) -> bool:
-    """Whether the store still has every object that the manifest promises."""
-    present = {entry.key: entry.size for entry in store.list(prefix)}
-    return f"{prefix}/index.jsonl" in present and all(
-        present.get(f"{prefix}/shards/{shard.name}") == shard.size for shard in manifest.shards
-    )
 
 
 def _convert(

@@ -1,7 +1,7 @@
 """extract: an archive, wherever it lies, becomes a tar in the store and an index of its members.
 
-The tar is stored under its hash, `archives/<sha256>.tar`, its index beside it and its manifest
-last. A plain tar on this computer is only pointed at when the store is a folder here as well.
+The tar is stored under its hash, `archives/<sha256>.tar`, and then its index beside it. A plain tar
+on this computer is only pointed at when the store is a folder here as well.
 `archives/urls/<sha256 of the URL>.json` remembers which version of a URL became which archive, so
 that the same input is neither fetched nor read a second time. No photo is unpacked.
 """
@@ -17,15 +17,13 @@ from pydantic import BaseModel, ValidationError
 from infra.stores import Store
 from model.errors import InputError
 from model.indexed_tar import index_tar, write_index
-from pipeline.archive import Archive, LocalFile, local_tar, read_archive_index
+from pipeline.archive import Archive, LocalFile
 from pipeline.download.fetch import Fetched, Retry, discard, fetch
 from pipeline.download.local import read_local
 from pipeline.download.remote import Fingerprint
 from pipeline.download.spool import Limits, NoRoom, SpoolFile, gunzip, writable
 from pipeline.download.url import ArchiveUrl
 from pipeline.progress import Report, silent
-
-__all__ = ["Archive", "extract", "local_tar", "read_archive_index"]
 
 _LIMITS, _RETRY = Limits(), Retry()
 _GZIP = b"\x1f\x8b"
@@ -97,7 +95,7 @@ def extract(
         assert raw is not None, "only what is remembered can be unchanged"
         archive = _store(source, raw, _check(source, raw, spool, limits), store, spool)
         note = _Remembered(version=raw.version, archive=archive)
-        store.put(_note_key(source), note.model_dump_json(indent=1).encode())
+        store.write(_note_key(source), note)
         return archive, False
 
 
@@ -163,7 +161,7 @@ def _check(source: ArchiveUrl, raw: Fetched, spool: Path, limits: Limits) -> _Ta
 
 
 def _store(source: ArchiveUrl, raw: Fetched, tar: _Tar, store: Store, spool: Path) -> Archive:
-    """Put tar and index where later stages find them, and then the manifest."""
+    """Put the tar, and then its index, where later stages find them."""
     here = store.local_path("") is not None
     archive = Archive(
         sha256=tar.sha256,
@@ -183,7 +181,6 @@ def _store(source: ArchiveUrl, raw: Fetched, tar: _Tar, store: Store, spool: Pat
         if ours:
             tar.path.replace(spool / f"{archive.sha256}.tar")  # later stages read it here
     store.put_file(archive.index_key, tar.index_file, move=True)
-    store.put(archive.manifest_key, archive.model_dump_json(indent=1).encode())
     discard(source, spool)
     return archive
 

@@ -15,12 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.protocol import read
 from infra.stores import Store
 from model.errors import InputError
 from model.indexed_tar import Member, TarReader
+from pipeline.archive import Archive, local_tar, read_archive_index
 from pipeline.progress import Report, silent
-from pipeline.stages.extract import Archive, local_tar, read_archive_index
 
 _FORMAT = 1
 _LIST = re.compile(r"(?P<root>(?:.*/)?)ImageSets/Segmentation/(?P<split>train|val|test)\.txt$")
@@ -85,7 +84,7 @@ def separate(
     inputs = {"format": _FORMAT, "archives": sorted(by_hash), "skip_missing": skip_missing}
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
     name = f"splits/{key}.json"
-    if done := read(store, name, Separation):
+    if done := store.read(name, Separation):
         _must_have(needed, done, by_hash.values())
         return done, True
 
@@ -110,7 +109,7 @@ def separate(
         **{reason: counts[reason] for reason in _REASONS},
     )
     _must_have(needed, separation, by_hash.values())
-    store.put(name, separation.model_dump_json().encode())
+    store.write(name, separation)
     return separation, False
 
 

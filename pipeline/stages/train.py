@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from infra.failure import Cause, Failure
 from infra.machines import LocalMachine
-from infra.protocol import Heartbeat, Input, JobSpec, Result, read, run_key
+from infra.protocol import Heartbeat, Input, JobSpec, Result, run_key
 from infra.stores import Store
 from model.dataset import Manifest
 from model.recipe import Recipe
+from pipeline.dataset import dataset_prefix
 from pipeline.progress import Report, silent
-from pipeline.stages.build_dataset import dataset_prefix
 
 _POLL = 0.5  # seconds between two looks at the store
 _STORE_PATIENCE = 600.0  # seconds that the store may be away: training goes on without it
@@ -82,7 +82,7 @@ def train(
     However this ends, nothing of the job is left running on the machine.
     """
     store.delete(run_key(job.run_id, "result.json"))  # an earlier attempt's
-    store.put(run_key(job.run_id, "spec.json"), job.model_dump_json(indent=1).encode())
+    store.write(run_key(job.run_id, "spec.json"), job)
     try:
         machine.start(store, job.run_id)
         result = _follow(job.run_id, store, machine, report, say)
@@ -109,8 +109,8 @@ def _follow(
         # Asked before the store is read, so that words written just before the end are not missed.
         alive = machine.alive()
         try:
-            heartbeat = read(store, run_key(run_id, "heartbeat.json"), Heartbeat)
-            result = read(store, run_key(run_id, "result.json"), Result)
+            heartbeat = store.read(run_key(run_id, "heartbeat.json"), Heartbeat)
+            result = store.read(run_key(run_id, "result.json"), Result)
             # Read after the result, so that with one it is the whole log.
             lines = log.new_lines(last=result is not None)
         except Failure:
@@ -123,7 +123,7 @@ def _follow(
             report(heartbeat.progress.get("step", 0), total)
         for line in lines:
             say(line)
-        if result:
+        if result or (not alive and (result := machine.unsent_result())):
             return result
         if not alive:
             raise Failure(

@@ -10,7 +10,7 @@ import pytest
 
 from infra.failure import Cause
 from infra.machines import LocalMachine
-from infra.protocol import JobSpec, Result, read
+from infra.protocol import JobSpec, Result
 from infra.stores import Store
 
 
@@ -44,12 +44,13 @@ def _until(true: Callable[[], object]) -> None:
 
 def test_a_job_runs_to_its_result(store: Store, machine: LocalMachine, tmp_path: Path) -> None:
     assert not machine.alive()
+    machine.stop()  # nothing to stop yet
     _spec(store, "import os; print(os.getcwd())")
     machine.start(store, "r")
     assert machine.alive()
     _until(lambda: not machine.alive())
 
-    result = read(store, "runs/r/result.json", Result)
+    result = store.read("runs/r/result.json", Result)
     assert result
     assert result.cause is None
     assert Path(_log(store).decode().strip()).is_relative_to(tmp_path / "jobs" / "r")
@@ -72,7 +73,7 @@ def test_stop_leaves_nothing_running_and_may_be_said_twice(
     assert not machine.alive()
     assert not agents[0].is_running()
     assert not psutil.pid_exists(int(_log(store)))
-    result = read(store, "runs/r/result.json", Result)
+    result = store.read("runs/r/result.json", Result)
     assert result
     assert result.cause is Cause.CANCELLED
 
@@ -95,8 +96,9 @@ def test_the_agents_last_words_are_kept(machine: LocalMachine, tmp_path: Path) -
     _until(lambda: not machine.alive())  # there is no such run
     assert machine.last_words() == "it said nothing"  # but the result says it
 
-    (tmp_path / "store").rename(tmp_path / "away")
-    (tmp_path / "store").touch()
-    machine.start(store, "r")
-    _until(lambda: not machine.alive())
-    assert "is a file; a store is a folder" in machine.last_words()
+    for name in ("first", "last"):
+        broken = Store.open(str(tmp_path / name))
+        (tmp_path / name).touch()
+        machine.start(broken, "r")
+        _until(lambda: not machine.alive())
+    assert "last is a file; a store is a folder" in machine.last_words()

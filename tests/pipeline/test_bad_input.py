@@ -30,6 +30,7 @@ from pipeline.cli import main
 from pipeline.parameters import VOC_CLASSES
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from servers.file_server import FileServer
+from small_disk import Disk
 
 COMMAND = Path(sys.executable).with_name("voc-train")
 PHOTO = "VOCdevkit/VOC2012/JPEGImages/two.jpg"
@@ -297,30 +298,6 @@ def test_a_store_that_is_a_file_is_refused(evaluate: Callable[..., Said], tmp_pa
     for store in (file, file / "below"):
         assert_refused(evaluate(archive, store=store), f"{file} is a file; a store is")
     assert file.read_bytes() == b"mine"
-
-
-class Disk(NamedTuple):
-    """A file system of a megabyte."""
-
-    folder: Path
-
-    def remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", self.folder], check=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
-    done = subprocess.run(command, capture_output=True, text=True) if os.geteuid() == 0 else None
-    if done is None or done.returncode:
-        reason = done.stderr.strip() if done else "only root can mount a small file system"
-        if done and os.environ.get("CI") == "true":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    yield Disk(folder)
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

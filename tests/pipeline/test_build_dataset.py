@@ -18,8 +18,9 @@ from model.errors import InputError
 from model.images import decode_mask, decode_photo, sample_digest
 from model.indexed_tar import TarReader
 from model.palette import colourise
+from pipeline.dataset import dataset_prefix
 from pipeline.parameters import VOC_CLASSES
-from pipeline.stages.build_dataset import build_dataset, dataset_prefix
+from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.separate import separate
 
 TRAIN = tuple(f"t{number}" for number in range(6))

@@ -8,12 +8,15 @@ import sys
 _STORY = """
 from pipeline.console import Terminal
 with Terminal() as terminal:
+    terminal.started("extract")
+    terminal.finished("extract", 0.1, True, "1 archive(s)")
     terminal.started("train")
     terminal.advanced("train", 5, 10)
-    terminal.said("train", "epoch 1/2  [bold]loss[/bold] 0.5")
-    terminal.advanced("train", 10, 10)
+    terminal.said("train", "epoch 1/2  [bold]loss[/bold] 0.5" + 100 * "-")
     terminal.finished("train", 12.3, False, "12 s on this computer")
-"""
+    terminal.started("fetch-checkpoint")
+    terminal.advanced("fetch-checkpoint", 3, 10)
+"""  # and there it failed
 
 
 def test_a_terminal_shows_bars() -> None:
@@ -28,7 +31,8 @@ def test_a_terminal_shows_bars() -> None:
     assert child.wait(60) == 0
     text = shown.decode()
     assert "━" in text
-    assert "100%" in text
+    assert "100%" in text  # however little a stage that ended had said of how far it was
+    assert "30%" in text
     assert "✓" in text
     assert "epoch 1/2  [bold]loss[/bold] 0.5" in text  # what training says is no markup
     assert "12 s on this computer" in text
@@ -40,9 +44,12 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     )
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
+        "extract …",
+        "extract reused in 0.1 s: 1 archive(s)",
         "train …",
-        "  epoch 1/2  [bold]loss[/bold] 0.5",
+        "  epoch 1/2  [bold]loss[/bold] 0.5" + 100 * "-",
         "train done in 12.3 s: 12 s on this computer",
+        "fetch-checkpoint …",
     ]
 
 

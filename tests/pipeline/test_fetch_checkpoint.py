@@ -1,6 +1,7 @@
 """What comes home is the best checkpoint that verifies, whole, or nothing."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from model.nets import build_net
 from model.provenance import provenance
 from model.recipes import named
 from model.train import train
-from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, local_dataset
+from pipeline.dataset import local_dataset
+from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint
 from pipeline.stages.train import job_for
 from servers.rgw import RGW
 from tiny import write_job
@@ -124,8 +126,8 @@ def test_when_none_verifies_what_was_here_stays(store: Store, home: Path, tmp_pa
 
 
 def test_when_none_verifies_nothing_comes(store: Store, home: Path, tmp_path: Path) -> None:
-    _save(store, tmp_path / "out", 1, 0.4)
-    store.put("runs/r/checkpoints/00000001/checkpoint.pt", b"damaged")
+    saved = _save(store, tmp_path / "out", 1, 0.4)
+    store.put("runs/r/checkpoints/00000001/checkpoint.pt", bytes(saved.size))
     with pytest.raises(Failure) as caught:
         fetch_checkpoint("r", store, home)
     assert caught.value.cause is Cause.CORRUPT
@@ -206,6 +208,15 @@ def test_a_damaged_dataset_is_not_believed(bucket: Store, tmp_path: Path, name: 
     assert not list((tmp_path / "cache").rglob(f"{Path(name).name}*"))
 
 
+@pytest.mark.parametrize("name", ["shards/00001.tar", "index.jsonl"])
+def test_a_damaged_one_in_a_folder_is_not_believed(store: Store, tmp_path: Path, name: str) -> None:
+    dataset = _dataset(store)
+    store.put(f"datasets/abc/{name}", b"MORE")
+    with pytest.raises(Failure, match=rf"{name} is damaged") as caught:
+        local_dataset(dataset, store, tmp_path / "cache")
+    assert caught.value.cause is Cause.CORRUPT
+
+
 def test_a_dataset_in_a_folder_is_used_where_it_lies(store: Store, tmp_path: Path) -> None:
     folder = local_dataset(_dataset(store), store, tmp_path / "cache")
     assert folder == tmp_path / "store" / "datasets" / "abc"
@@ -227,9 +238,10 @@ def test_the_job_names_every_input_with_its_hash(store: Store) -> None:
     assert Manifest.model_validate_json(job.files["dataset/manifest.json"]) == dataset
 
 
-def test_there_is_no_job_on_a_dataset_that_is_gone(store: Store) -> None:
+@pytest.mark.parametrize("name", ["manifest.json", "index.jsonl"])
+def test_there_is_no_job_on_a_dataset_that_is_gone(store: Store, name: str) -> None:
     dataset = _dataset(store)
-    store.delete("datasets/abc/manifest.json")
+    store.delete(f"datasets/abc/{name}")
     with pytest.raises(Failure, match=r"datasets/abc is no longer in") as caught:
         job_for("r", RECIPE, dataset, store, device="cpu", workers=0, wandb="", deadline_seconds=60)
     assert caught.value.cause is Cause.CORRUPT
@@ -259,6 +271,15 @@ def test_the_score_is_trainings_own_to_the_last_bit(trained: Path) -> None:
     assert again.predictions
 
 
+@pytest.fixture
+def another_thread_count() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("another_thread_count")
 def test_another_score_on_the_same_computer_is_no_rounding(trained: Path) -> None:
     folder, manifest = _best(trained)
     assert manifest.miou is not None

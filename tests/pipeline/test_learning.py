@@ -13,8 +13,9 @@ from infra.stores import Store
 from model.dataset import Dataset
 from model.metrics import ConfusionMatrix
 from model.recipes import named
+from pipeline.dataset import dataset_prefix
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
-from pipeline.stages.build_dataset import build_dataset, dataset_prefix
+from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
 from pipeline.stages.fetch_checkpoint import must_pass_gate
 from pipeline.stages.separate import separate

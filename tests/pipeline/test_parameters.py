@@ -89,6 +89,10 @@ SECRETS = [
     "https://host/voc.tar?sv=1&sig=hunter2",
     "https://host/voc.tar?access_token=hunter2",
     "simplecache::https://host/voc.tar?Signature=hunter2",
+    "https://host/voc.tar#token=hunter2",
+    "https://host/voc.tar?part=1#access_token=hunter2#sha256=" + "0" * 64,
+    "https://host/voc.tar?%73ig=hunter2",
+    "https://anna:hunter2/and?more#here@host/voc.tar",
 ]
 
 
@@ -114,7 +118,9 @@ def test_a_secret_in_the_default_store_is_refused(monkeypatch: pytest.MonkeyPatc
     [
         "/data/a@b/voc.tar",
         "file:///data/voc.tar",
-        "https://host/get?file=voc.tar&version=2",
+        "https://host/get?file=voc.tar&version=2&author=me&monkey=3",
+        "https://host:8080/a@b/voc.tar",
+        "http://[::1]:8080/a@b/voc.tar#part=2",
         "s3://bucket/voc@2.tar#sha256=" + "0" * 64,
     ],
 )

@@ -11,7 +11,7 @@ from devkit import devkit, entry, extracted, jpeg
 from infra.stores import Store
 from model.errors import InputError
 from model.indexed_tar import TarReader
-from pipeline.stages.extract import local_tar
+from pipeline.archive import local_tar
 from pipeline.stages.separate import Separation, separate
 
 Ids = dict[str, list[str]]

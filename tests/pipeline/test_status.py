@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from infra.failure import Failure
-from infra.protocol import Heartbeat, now
+from infra.failure import Cause, Failure
+from infra.protocol import Heartbeat, Result, now
 from infra.stores import Store
 from pipeline.run import RunRecord
 from pipeline.status import one_run, print_all, print_one
@@ -32,6 +32,11 @@ def beat(store: Store, run_id: str, time: datetime) -> None:
     store.put(f"runs/{run_id}/heartbeat.json", heartbeat.model_dump_json().encode())
 
 
+def result(store: Store, run_id: str, ended: datetime, cause: Cause | None = None) -> None:
+    said = Result(exit_code=0, cause=cause, message="said", started=ended, ended=ended)
+    store.write(f"runs/{run_id}/result.json", said)
+
+
 def listed(store: Store, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     print_all(store, as_json=True)
     return {run["run_id"]: run["state"] for run in json.loads(capsys.readouterr().out)}
@@ -48,7 +53,16 @@ def test_list_and_detail_agree_on_who_is_silent(
     record(store, "killed-early", started=now() - timedelta(days=1))
     record(store, "downloading", started=long_ago)
     record(store, "just-begun")
-    record(store, "ended", "done", started=long_ago)
+    record(store, "ended", "done", started=now() - timedelta(days=1))
+    beat(store, "ended", long_ago)
+    record(store, "trained", started=long_ago)
+    beat(store, "trained", long_ago)
+    result(store, "trained", long_ago)
+    record(store, "scoring", started=long_ago)
+    beat(store, "scoring", long_ago)
+    result(store, "scoring", now())
+    record(store, "failed", started=long_ago)
+    result(store, "failed", long_ago, Cause.OUT_OF_MEMORY)
     expected = {
         "at-work": "running",
         "killed": "silent",
@@ -56,6 +70,9 @@ def test_list_and_detail_agree_on_who_is_silent(
         "downloading": "running",
         "just-begun": "running",
         "ended": "done",
+        "trained": "trained",
+        "scoring": "running",
+        "failed": "failed",
     }
     assert listed(store, capsys) == expected
     assert {run: one_run(store, run)["state"] for run in expected} == expected
@@ -67,8 +84,10 @@ def test_a_record_of_other_code_is_listed_and_a_damaged_one_hides_no_other(
     record(store, "old", "done", parameters={"recipe": "no-longer-there", "gone": 1})
     record(store, "good", "done")
     store.put("runs/damaged/run.json", b"{")
-    store.put("runs/good/heartbeat.json", b"")
-    assert listed(store, capsys) == {"old": "done", "good": "done"}
+    record(store, "mute")
+    store.put("runs/mute/heartbeat.json", b"{")
+    assert listed(store, capsys) == {"old": "done", "good": "done", "mute": "running"}
+    assert one_run(store, "mute")["heartbeat"] is None
     print_all(store, as_json=False)
     assert "no-longer-there" in capsys.readouterr().out
     with pytest.raises(Failure, match="runs/damaged/run.json"):
@@ -80,3 +99,16 @@ def test_one_run_shows_how_far_it_is(store: Store, capsys: pytest.CaptureFixture
     beat(store, "at-work", now())
     print_one(one_run(store, "at-work"), as_json=False)
     assert "step 3 of 9" in capsys.readouterr().out
+
+
+def test_a_run_whose_controller_died_says_how_to_go_on(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long_ago = now() - timedelta(hours=1)
+    for run_id, cause in (("trained", None), ("failed", Cause.OUT_OF_MEMORY)):
+        record(store, run_id, started=long_ago)
+        result(store, run_id, long_ago, cause)
+    print_one(one_run(store, "trained"), as_json=False)
+    assert "voc-train fetch trained" in capsys.readouterr().out
+    print_one(one_run(store, "failed"), as_json=False)
+    assert "OUT_OF_MEMORY: said" in capsys.readouterr().out

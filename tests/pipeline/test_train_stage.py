@@ -13,6 +13,7 @@ from infra.protocol import JobSpec, Result
 from infra.stores import Store
 from pipeline.stages import train as stage
 from pipeline.stages.train import train
+from small_disk import Disk
 
 
 @pytest.fixture
@@ -199,3 +200,16 @@ def test_a_store_that_stays_away_ends_the_run_and_the_job(
         train(_job(_LONG), away, machine)
     assert caught.value.cause is Cause.STORE
     assert not _agents()
+
+
+def test_a_store_that_fills_up_is_named_and_what_was_trained_stays_here(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = Store.open(disk.folder.as_uri())
+    machine = LocalMachine(tmp_path / "jobs/r")
+    with pytest.raises(Failure, match="The store is full") as caught:
+        train(_job("open('out/checkpoint', 'wb').write(bytes(2_000_000))"), store, machine)
+    assert caught.value.exit_code == 2
+    (trained,) = tmp_path.glob("jobs/r/*/out/checkpoint")
+    assert trained.stat().st_size == 2_000_000
+    assert str(trained.parent) in str(caught.value)

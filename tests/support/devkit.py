@@ -15,9 +15,10 @@ from PIL import Image
 from infra.stores import Store
 from model.dataset import Manifest
 from model.palette import voc_palette
+from pipeline.archive import Archive
 from pipeline.parameters import VOC_CLASSES
 from pipeline.stages.build_dataset import build_dataset
-from pipeline.stages.extract import Archive, extract
+from pipeline.stages.extract import extract
 from pipeline.stages.separate import Separation, separate
 
 Pixels = NDArray[np.uint8]

@@ -1,0 +1,53 @@
+"""Where a dataset lies in the store, and how to have it on this computer."""
+
+import hashlib
+from pathlib import Path
+
+from infra.failure import Cause, Failure
+from infra.stores import Store
+from model.dataset import Manifest
+
+
+def dataset_prefix(key: str) -> str:
+    """Where a dataset lies in the store."""
+    return f"datasets/{key}"
+
+
+def is_whole(dataset: Manifest, store: Store) -> bool:
+    """Whether the store still has every object that the manifest promises, without reading them."""
+    prefix = dataset_prefix(dataset.key)
+    present = {entry.key: entry.size for entry in store.list(prefix)}
+    return f"{prefix}/index.jsonl" in present and all(
+        present.get(f"{prefix}/shards/{shard.name}") == shard.size for shard in dataset.shards
+    )
+
+
+def local_dataset(dataset: Manifest, store: Store, cache: Path) -> Path:
+    """The dataset as a folder on this computer, verified, and fetched where it is not here."""
+    prefix = dataset_prefix(dataset.key)
+    wanted = [(f"shards/{shard.name}", shard.sha256) for shard in dataset.shards]
+    wanted.append(("index.jsonl", dataset.index_sha256))
+    if (here := store.local_path(prefix)) is not None:
+        for name, sha256 in wanted:
+            _must_hash_to(here / name, sha256)
+        return here
+    folder = cache / dataset.key
+    for name, sha256 in wanted:
+        if not (folder / name).exists():  # it gets its name only when it is verified
+            store.get_file(f"{prefix}/{name}", folder / name, sha256=sha256)
+    store.get_file(f"{prefix}/manifest.json", folder / "manifest.json")
+    return folder
+
+
+def _must_hash_to(path: Path, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        whole = False
+    if not whole:
+        raise Failure(
+            Cause.CORRUPT,
+            f"{path} is damaged: its sha256 is not the manifest's. Delete the dataset's folder and "
+            "run again.",
+        )
