@@ -31,6 +31,8 @@ app = typer.Typer(
 run_app = typer.Typer(help="Run the whole flow.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
 StoreUrl = Annotated[
     str, typer.Option("--store", help="file:///folder or s3://bucket/prefix", show_default=False)
 ]
@@ -244,9 +246,11 @@ def main() -> NoReturn:
     try:
         _must_be_text(arguments)
         code = app(arguments, prog_name="voc-train", standalone_mode=False)
+        if code == _INTERRUPTED:  # typer's answer to Ctrl-C, without a word
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, typer.Abort):
-        _leave("Interrupted; what was running has been stopped.", 130, debug)
+        _leave("Interrupted; what was running has been stopped.", _INTERRUPTED, debug)
     except typer.TyperException as error:
         said = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         _leave(f"{said.rstrip('.')}; see --help.", 2, debug)

@@ -102,7 +102,9 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(run))
         return
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{run['run_id']}[/]  {run['parameters']['recipe']}, {run['state']}")
+    console.print(
+        f"[bold]{run['run_id']}[/]  {run['parameters'].get('recipe', '')}, {run['state']}"
+    )
     failure = run if run["cause"] else run["result"] or run
     if failure["cause"]:
         console.print(f"{failure['cause']}: {failure['message']}", markup=False)

@@ -1,10 +1,12 @@
 """`voc-train run local` from an archive to a checkpoint, without a server to start."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,38 +158,49 @@ def test_what_does_not_exist_is_said_in_a_sentence(home: Path, tmp_path: Path) -
     assert "no.pt" in missing.stderr
 
 
-def started(archive: Path, home: Path) -> "subprocess.Popen[str]":
+@pytest.fixture
+def at_work(archive: Path, tmp_path: Path) -> Iterator[psutil.Popen]:
     """A long run in a process group of its own, as a terminal's, whose training has begun."""
-    process = subprocess.Popen(
+    process = psutil.Popen(
         [
             *(_VOC_TRAIN, "run", "local", "--archive", str(archive), "--recipe", "tiny"),
             *("--classes", ",".join(SAMPLE_CLASSES), "--set", "epochs=100000"),
             *("--wandb", "disabled", "--workers", "0"),
         ],
-        env=os.environ | {"VOC_TRAIN_HOME": str(home)},
+        env=os.environ | {"VOC_TRAIN_HOME": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Where the tests run in the background, the shell had it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stderr
-    for line in process.stderr:
-        if "epoch 1/" in line:
-            return process
-    raise AssertionError(f"training did not begin; exit code {process.wait()}")
+    assert any("epoch 1/" in line for line in process.stderr), "training did not begin"
+    family = process.children(recursive=True)
+    yield process
+    for member in (process, *family):  # where the test failed
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
 
 
 def gone(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=60)[1]
 
 
-def test_ctrl_c_stops_everything_and_says_so(archive: Path, tmp_path: Path) -> None:
-    process = started(archive, tmp_path)
-    family = psutil.Process(process.pid).children(recursive=True)
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_a_stop_stops_everything_and_says_so(
+    at_work: psutil.Popen, tmp_path: Path, how: str
+) -> None:
+    family = at_work.children(recursive=True)
     assert len(family) >= 3, "a server, an agent and its training"
-    os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
-    assert process.wait(100) == 130
+    if how == "Ctrl-C":
+        os.killpg(at_work.pid, signal.SIGINT)  # a terminal tells the whole group
+    else:
+        at_work.terminate()
+    assert at_work.wait(100) == 130
+    assert at_work.stderr is not None
+    assert "what was running has been stopped" in at_work.stderr.read()
     assert gone(family)
     (run,) = json.loads(voc_train("status", "--json", home=tmp_path).stdout)
     assert (run["state"], run["cause"]) == ("failed", "CANCELLED")
@@ -195,19 +208,25 @@ def test_ctrl_c_stops_everything_and_says_so(archive: Path, tmp_path: Path) -> N
     assert last_json(fetched)["run_id"] == run["run_id"]
 
 
+def step(home: Path) -> int:
+    (heartbeat,) = home.glob("store/runs/*/heartbeat.json")
+    return int(json.loads(heartbeat.read_bytes())["progress"].get("step", 0))
+
+
 def test_a_killed_run_leaves_the_agent_at_work_and_nothing_else(
-    archive: Path, tmp_path: Path
+    at_work: psutil.Popen, tmp_path: Path
 ) -> None:
-    process = started(archive, tmp_path)
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = at_work.children(recursive=True)
     servers = [p for p in family if "prefect" in " ".join(p.cmdline())]
     agents = [p for p in family if "infra.agent" in p.cmdline()]
     assert servers
     assert agents
-    process.kill()
-    process.wait()
+    at_work.kill()
+    at_work.wait()
     assert gone(servers)
-    assert agents[0].is_running()
+    goal = step(tmp_path) + 20
+    while step(tmp_path) < goal:
+        assert not psutil.wait_procs(agents, timeout=0.5)[0], "the agent ended with its controller"
     agents[0].terminate()
     assert gone(family)
 
