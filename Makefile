@@ -21,7 +21,7 @@ help: ## This list
 	@echo "      without CUDA it is a quarter of the size. The URL of PyTorch's CPU index is what"
 	@echo "      pytorch.org, Get Started, shows after --index-url when you choose pip and CPU."
 
-setup: $(READY) ## Make .venv and install everything into it
+setup: $(READY) $(PREFECT)/prefect.db ## Make .venv and install everything into it
 	@echo "Ready: .venv/bin/voc-train --help"
 
 $(READY): pyproject.toml constraints.txt
