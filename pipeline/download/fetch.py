@@ -1,6 +1,7 @@
 """Downloading: once, however often the connection breaks or this process is killed."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,10 @@ from pydantic import ValidationError
 
 from model.errors import InputError
 from pipeline.download.checksums import Checksums
-from pipeline.download.remote import Fingerprint, Interrupted, Opened, Unreachable, open_remote
+from pipeline.download.elsewhere import open_elsewhere
+from pipeline.download.http import open_http
+from pipeline.download.remote import Fingerprint, Interrupted, Opened, Unreachable
+from pipeline.download.s3 import open_s3
 from pipeline.download.spool import CHUNK, Limits, SpoolFile, writable
 from pipeline.download.url import ArchiveUrl
 from pipeline.progress import Report
@@ -83,6 +87,24 @@ def fetch(
                         f"no more: {error}. Run the same command again to go on from there."
                     ) from error
             time.sleep(min(_LONGEST_PAUSE, retry.pause_seconds * 2**failures))
+
+
+def open_remote(
+    url: ArchiveUrl, offset: int, part: Fingerprint | None, held: Fingerprint | None
+) -> AbstractContextManager[Opened]:
+    """Open an archive at `offset` if it still is the version `part`, else at byte 0.
+
+    Of the version `held` nobody will read the bytes, so there may be none.
+
+    Raises:
+        InputError: it cannot be had under this URL. The message never holds the URL's query.
+        Interrupted: trying again may help. Also raised while the chunks are read.
+    """
+    if url.scheme in ("http", "https"):
+        return open_http(url, offset, part, held)
+    if url.scheme == "s3":
+        return nullcontext(open_s3(url, offset, part))
+    return nullcontext(open_elsewhere(url, offset, part))
 
 
 def discard(url: ArchiveUrl, spool: Path) -> None:

@@ -5,12 +5,9 @@ with another file's bytes, and a version that is held already is not fetched aga
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
-
-from pipeline.download.url import ArchiveUrl
 
 
 class Interrupted(Exception):
@@ -48,27 +45,3 @@ class Opened(NamedTuple):
     version: Fingerprint
     offset: int
     chunks: Iterable[bytes]
-
-
-def open_remote(
-    url: ArchiveUrl, offset: int, part: Fingerprint | None, held: Fingerprint | None
-) -> AbstractContextManager[Opened]:
-    """Open an archive at `offset` if it still is the version `part`, else at byte 0.
-
-    Of the version `held` nobody will read the bytes, so there may be none.
-
-    Raises:
-        InputError: it cannot be had under this URL. The message never holds the URL's query.
-        Interrupted: trying again may help. Also raised while the chunks are read.
-    """
-    if url.scheme in ("http", "https"):
-        from pipeline.download.http import open_http
-
-        return open_http(url, offset, part, held)
-    if url.scheme == "s3":
-        from pipeline.download.s3 import open_s3
-
-        return nullcontext(open_s3(url, offset, part))
-    from pipeline.download.elsewhere import open_elsewhere
-
-    return nullcontext(open_elsewhere(url, offset, part))
