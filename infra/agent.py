@@ -9,7 +9,6 @@ checkpoint first; the end of every story is `result.json`.
 
 import argparse
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -20,13 +19,15 @@ import threading
 import time
 import traceback
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 from infra.failure import Cause, Failure
+from infra.heartbeat import Pulse
+from infra.log import LogWriter
 from infra.mirror import Mirror
-from infra.protocol import Heartbeat, JobSpec, Result, now, run_key
+from infra.processes import end_group, end_with_parent
+from infra.protocol import JobSpec, Result, now, run_key
 from infra.stores import Store
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
@@ -36,8 +37,6 @@ _AWAY = 600.0  # seconds that the last words may wait for a store that does not 
 # Seconds that a store may refuse, while the job runs and at its end: room and rights seldom come
 # by themselves, a job without a store works for nothing, and a person waits for the reason.
 _REFUSED, _REFUSED_LAST = 60.0, 10.0
-_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _KEYS = ("AWS_", "LINODE_", "PREFECT_")  # environment that the job must not see
 
 
@@ -52,10 +51,10 @@ class Agent:
         self._job = job
         self._poll = poll
         self._grace = grace
-        self._mirror = Mirror(store, run_id, job / "out")
         self._log = job / "log.txt"
-        self._log_begins = 0  # where this agent's log begins in the run's log, bytes
-        self._log_sent = 0
+        self._log_writer = LogWriter(store, run_id, self._log)
+        self._mirror = Mirror(store, run_id, job / "out")
+        self._pulse = Pulse(store, run_id, job / "out" / "progress.json", poll)
         self._stop: Failure | None = None
         self._started = now()
 
@@ -70,35 +69,35 @@ class Agent:
 
         Where the store cannot take it, the result is left in the job's folder and Failure raised.
         """
+        with self._pulse:
+            result = self._outcome()
+            self._pulse.state = "finishing"
+            try:
+                return self._insist(result)
+            except Failure as failure:
+                self._leave_here(result, failure)
+                raise
+
+    def _outcome(self) -> Result:
         try:
             spec = self._store.read(run_key(self._run_id, "spec.json"), JobSpec)
             if spec is None:
                 raise Failure(Cause.BAD_INPUT, f"There is no run {self._run_id} in the store.")
             self._prepare(spec)
-            result = self._run_job(spec)
+            self._pulse.state = "running"
+            return self._run_job(spec)
         except Failure as failure:
-            result = self._result(None, failure.cause, str(failure))
+            return self._result(None, failure.cause, str(failure))
         except Exception as error:
             traceback.print_exc()
-            result = self._broken(error)
-        try:
-            return self._insist(result)
-        except Failure as failure:
-            said = f"{failure} What the job made until then is in {self._job / 'out'}."
-            unsent = self._result(result.exit_code, failure.cause, said)
-            with contextlib.suppress(OSError):  # this disk may be full as well
-                self._job.mkdir(parents=True, exist_ok=True)
-                (self._job / UNSENT).write_text(unsent.model_dump_json())
-            raise
+            return self._broken(error)
 
     def _prepare(self, spec: JobSpec) -> None:
-        self._beat("preparing")
         out = self._job / "out"
         out.mkdir(parents=True, exist_ok=True)
         (out / _FAILURE).unlink(missing_ok=True)  # an earlier attempt's
         self._mirror.restore()
-        for piece in self._store.list(run_key(self._run_id, "log")):
-            self._log_begins = int(PurePosixPath(piece.key).stem) + piece.size
+        self._log_writer.go_on()
         for name, text in spec.files.items():
             path = self._job / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +149,7 @@ class Agent:
                 if time.monotonic() > kill_at:
                     break
         finally:
-            _end_group(child)
+            end_group(child)
             ended.set()
             reporter.join()
         return self._judge(child.returncode)
@@ -158,7 +157,6 @@ class Agent:
     def _report_until(self, ended: threading.Event) -> None:
         welcome = time.monotonic()  # when the store last did not refuse
         while not ended.wait(self._poll):
-            self._beat("running")
             try:
                 self._mirror_all()
                 welcome = time.monotonic()
@@ -200,41 +198,19 @@ class Agent:
     def _broken(self, error: Exception) -> Result:
         return self._result(
             None,
-            Cause.AGENT_LOST,
+            Cause.INTERNAL,
             f"The agent failed ({type(error).__name__}: {error}); its own log says where. What the "
             "job had mirrored until then is in the store.",
         )
 
-    def _beat(self, state: Literal["preparing", "running", "finishing"]) -> None:
-        heartbeat = Heartbeat(time=now(), state=state)
-        with contextlib.suppress(OSError, ValueError):  # none yet, or none that can be read
-            progress = json.loads((self._job / "out" / "progress.json").read_bytes())
-            heartbeat = Heartbeat(time=now(), state=state, progress=progress)
-        try:
-            self._store.write(run_key(self._run_id, "heartbeat.json"), heartbeat)
-        except Failure as failure:
-            _say(failure)
-
     def _mirror_all(self, *, last: bool = False) -> None:
-        self._send_log()
+        self._log_writer.send()
         self._mirror.sync(last=last)
-
-    def _send_log(self) -> None:
-        if not self._log.exists():
-            return
-        with self._log.open("rb") as log:
-            log.seek(self._log_sent)
-            piece = log.read()
-        if piece:
-            key = run_key(self._run_id, "log", f"{self._log_begins + self._log_sent:012d}.txt")
-            self._store.put(key, piece)
-            self._log_sent += len(piece)
 
     def _insist(self, result: Result) -> Result:
         """Bring the last words home even if the store is away for a while; returns them."""
         began = time.monotonic()
         while True:
-            self._beat("finishing")
             try:
                 try:
                     self._mirror_all(last=True)
@@ -243,6 +219,8 @@ class Agent:
                 except Exception as error:
                     traceback.print_exc()
                     result = self._broken(error)
+                self._pulse.stop()  # the result is the last object
+                self._pulse.beat()  # with the job's last word on how far it came
                 self._store.write(run_key(self._run_id, "result.json"), result)
                 return result
             except Failure as failure:
@@ -252,25 +230,20 @@ class Agent:
                     raise
                 time.sleep(5)
 
+    def _leave_here(self, result: Result, failure: Failure) -> None:
+        """Say on this computer what the store could not be told."""
+        said = f"{failure} What the job made until then is in {self._job / 'out'}."
+        unsent = self._result(result.exit_code, failure.cause, said)
+        with contextlib.suppress(OSError):  # this disk may be full as well
+            self._job.mkdir(parents=True, exist_ok=True)
+            (self._job / UNSENT).write_text(unsent.model_dump_json())
+
 
 def _without_keys() -> dict[str, str]:
     """This environment less every key; the job needs a folder and, if asked, W&B."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_KEYS)}
     nothing = {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
     return kept | nothing | {"PYTHONUNBUFFERED": "1"}
-
-
-def end_with_parent() -> None:
-    """In a child before exec: when its parent is killed, it is told to stop (Linux only)."""
-    if _PRCTL:
-        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _end_group(child: "subprocess.Popen[bytes]") -> None:
-    """Nothing that the job started outlives it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def _say(failure: Failure) -> None:

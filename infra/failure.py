@@ -1,7 +1,6 @@
 """Why a run failed: one enumeration, one sentence, one exit code."""
 
 from enum import StrEnum
-from functools import partial
 
 
 class Cause(StrEnum):
@@ -16,6 +15,7 @@ class Cause(StrEnum):
     CANCELLED = "CANCELLED"
     BELOW_GATE = "BELOW_GATE"
     CORRUPT = "CORRUPT"
+    INTERNAL = "INTERNAL"  # our own mistake
 
 
 # What the caller can cure by changing the command line exits 2, like any other wrong input.
@@ -29,12 +29,12 @@ class Failure(Exception):
     """
 
     def __init__(self, cause: Cause, message: str, *, permanent: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(cause, message)
         self.cause = cause
         self.permanent = permanent
 
-    def __reduce__(self) -> tuple[partial["Failure"], tuple[Cause, str]]:
-        return partial(Failure, permanent=self.permanent), (self.cause, str(self))
+    def __str__(self) -> str:
+        return str(self.args[1])
 
     @property
     def exit_code(self) -> int:

@@ -1,6 +1,6 @@
 """Machines: computers that run a job. So far this one; the agent and the store do the rest."""
 
-import os
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 from infra.agent import GRACE, UNSENT
+from infra.processes import end_group
 from infra.protocol import Result
 from infra.stores import Store
+
+_LAST_UPLOAD = 300.0  # seconds that an agent may take to send the last checkpoint
 
 
 class LocalMachine:
@@ -45,10 +48,11 @@ class LocalMachine:
         if self.alive():
             self._agent.send_signal(signal.SIGTERM)
         try:
-            self._agent.wait(GRACE + 15)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._agent.pid, signal.SIGKILL)
-            self._agent.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._agent.wait(GRACE + _LAST_UPLOAD)
+        finally:  # it took too long, or for the patience of the person who waits here
+            if self.alive():
+                end_group(self._agent)
 
     def clean(self) -> None:
         """Remove the job's folder; the store has all of it once there is a result."""

@@ -4,9 +4,12 @@
     runs/<run>/heartbeat.json     the agent is alive, and how far the job is
     runs/<run>/log/<offset>.txt   the job's output, immutable pieces named by their first byte
     runs/<run>/…                  what the job left in `out/`: checkpoints, metrics.jsonl, samples
-    runs/<run>/result.json        how it ended; written last, once
+    runs/<run>/result.json        how it ended; the agent's last object
+    runs/<run>/run.json           how the whole run stands, and report.html; the controller's own
 
-No object is changed by two writers.
+The job itself knows none of this. It finds its inputs in its folder and writes to `out/` there, by
+rename or append: `progress.json` (how far it is), `failure.json` (cause and message), and
+`checkpoints/<step>/` (a blob, and a manifest with the blob's sha256).
 """
 
 from datetime import UTC, datetime
@@ -40,11 +43,14 @@ class JobSpec(BaseModel):
     deadline_seconds: float  # the agent stops the job after this long
 
 
+AgentState = Literal["preparing", "running", "finishing"]
+
+
 class Heartbeat(BaseModel):
     """A sign of life; `progress` is the job's own `progress.json`."""
 
     time: datetime
-    state: Literal["preparing", "running", "finishing"]
+    state: AgentState
     progress: dict[str, Any] = {}
 
 

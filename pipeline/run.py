@@ -21,6 +21,9 @@ from pipeline.progress import Listener
 _LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: none looks like another
 
 
+WrittenState = Literal["running", "done", "failed"]
+
+
 class StageRecord(BaseModel):
     """One stage of a run, finished."""
 
@@ -36,8 +39,7 @@ class RunRecord(BaseModel):
     """What the controller writes to `runs/<run>/run.json`, at the start and at the end."""
 
     run_id: str
-    # silent and trained are concluded, never written: see `pipeline.status`
-    state: Literal["running", "done", "failed", "silent", "trained"]
+    state: WrittenState
     started: datetime
     ended: datetime | None = None
     parameters: dict[str, Any]  # as they were: a record outlives the code that wrote it
@@ -70,6 +72,7 @@ class Stage:
         self.name = name
         self.reused = False
         self.summary = ""
+        self.seconds = 0.0  # once it has ended
         self._listeners = listeners
 
     def report(self, done: float, total: float | None) -> None:
@@ -81,6 +84,19 @@ class Stage:
         """Tell everybody something in words."""
         for listener in self._listeners:
             listener.said(self.name, line)
+
+
+@contextmanager
+def staged(name: str, listeners: Sequence[Listener]) -> Iterator[Stage]:
+    """Time a stage and tell the listeners."""
+    stage = Stage(name, listeners)
+    for listener in listeners:
+        listener.started(name)
+    began = time.perf_counter()
+    yield stage
+    stage.seconds = time.perf_counter() - began
+    for listener in listeners:
+        listener.finished(name, stage.seconds, stage.reused, stage.summary)
 
 
 class Run:
@@ -116,18 +132,14 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Time a stage and tell the listeners."""
-        stage = Stage(name, self.listeners)
-        for listener in self.listeners:
-            listener.started(name)
-        began = time.perf_counter()
-        yield stage
-        seconds = time.perf_counter() - began
+        """Show a stage to the listeners, and keep a record of it."""
+        with staged(name, self.listeners) as stage:
+            yield stage
         self.stages.append(
-            StageRecord(name=name, seconds=seconds, reused=stage.reused, summary=stage.summary)
+            StageRecord(
+                name=name, seconds=stage.seconds, reused=stage.reused, summary=stage.summary
+            )
         )
-        for listener in self.listeners:
-            listener.finished(name, seconds, stage.reused, stage.summary)
 
     def metrics(self) -> list[dict[str, object]]:
         """What training logged, as it lies in the store."""
@@ -136,7 +148,7 @@ class Run:
 
     def _record(
         self,
-        state: Literal["running", "done", "failed"],
+        state: WrittenState,
         cause: Cause | None = None,
         message: str = "",
     ) -> None:
@@ -169,7 +181,7 @@ def explained(error: BaseException) -> tuple[Cause, str]:
         case InputError():
             return Cause.BAD_INPUT, str(error)
         case Exception():
-            return Cause.USER_ERROR, f"{type(error).__name__}: {error}"
+            return Cause.INTERNAL, f"{type(error).__name__}: {error}"
         case _:  # KeyboardInterrupt, and what Prefect raises to cancel
             return Cause.CANCELLED, "Stopped on request."
 

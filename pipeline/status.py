@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -10,27 +10,29 @@ from rich.table import Table
 from infra.failure import Cause, Failure
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import M, Store
-from pipeline.run import RunRecord, recorded_runs
+from pipeline.run import RunRecord, WrittenState, recorded_runs
 
-_SILENT_AFTER = 120.0  # seconds after which a job that was at work has nobody any more
+_SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
 _SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before training
+
+
+State = Literal[WrittenState, "trained", "silent"]
 
 
 def state_of(
     record: RunRecord, heartbeat: Heartbeat | None, result: Result | None, time: datetime
-) -> str:
-    """How a run stands; one that calls itself running may have lost its controller.
+) -> State:
+    """How a run stands: as its controller wrote it, or as the agent knows better.
 
-    Then the agent has finished all the same, and the run is trained or failed; or nobody has heard
-    of it for long, and it is silent.
+    A run whose job is done but that is not yet scored is trained: its controller is at it, or was
+    killed. One that nobody has heard of for long is silent.
     """
     if record.state != "running":
         return record.state
     if result is not None:
-        state = "trained" if result.cause is None else "failed"
-        return state if (time - result.ended).total_seconds() > _SILENT_AFTER else "running"
+        return "trained" if result.cause is None else "failed"
     heard = heartbeat.time if heartbeat else record.started
-    # Only a job at work beats; preparing may take its time.
+    # An agent beats from its first moment on; what comes before it may take its time.
     patience = _SILENT_AFTER if heartbeat else _SILENT_AT_LEAST
     return "silent" if (time - heard).total_seconds() > patience else "running"
 
@@ -55,31 +57,28 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
 
 def print_all(store: Store, *, as_json: bool) -> None:
     """A table of all runs, newest first."""
-    records = [
-        record.model_copy(update={"state": _state_in(store, record)})
-        for record in recorded_runs(store)
-    ]
+    records = [(record, _state_in(store, record)) for record in recorded_runs(store)]
     if as_json:
-        print(json.dumps([record.model_dump(mode="json") for record in records]))
+        print(json.dumps([r.model_dump(mode="json") | {"state": state} for r, state in records]))
         return
     if not records:
         print(f"No runs in {store.url} yet.")
         return
     table = Table("run", "started", "recipe", "state", "mIoU", "cause", box=None, pad_edge=False)
-    for record in records:
+    for record, state in records:
         table.add_row(
             record.run_id,
             f"{record.started.astimezone():%Y-%m-%d %H:%M}",
             record.parameters.get("recipe", ""),
-            record.state,
+            state,
             f"{record.outcome.miou:.4f}" if record.outcome else "",
             record.cause or "",
         )
     Console(highlight=False).print(table)
 
 
-def _state_in(store: Store, record: RunRecord) -> str:
-    if record.state != "running":  # the heartbeat of a run that ended tells nothing
+def _state_in(store: Store, record: RunRecord) -> State:
+    if record.state != "running":  # what the agent said of a run that ended tells nothing
         return record.state
     heartbeat = _said(store, record.run_id, "heartbeat.json", Heartbeat)
     result = _said(store, record.run_id, "result.json", Result)
@@ -109,7 +108,10 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
     if failure["cause"]:
         console.print(f"{failure['cause']}: {failure['message']}", markup=False)
     if run["state"] == "trained":
-        console.print(f"bring its checkpoint home: voc-train fetch {run['run_id']}", markup=False)
+        console.print(
+            f"if nobody is scoring it, voc-train fetch {run['run_id']} brings its checkpoint home",
+            markup=False,
+        )
     for stage in run["stages"]:
         mark = "reused" if stage["reused"] else f"{stage['seconds']:.1f} s"
         console.print(f"  {stage['name']:<17}{mark:>8}  {stage['summary']}", markup=False)

@@ -5,8 +5,6 @@ before the run has stopped, and it would outlive a killed run.
 """
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +14,8 @@ from collections.abc import Iterator
 import httpx
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from infra.agent import end_with_parent
+from infra.failure import Cause, Failure
+from infra.processes import end_group, end_with_parent
 
 _PATIENCE = 180.0  # seconds; the first start makes a database
 
@@ -52,8 +51,7 @@ def prefect_server() -> Iterator[None]:
         try:
             server.wait(10)
         except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+            end_group(server)
 
 
 def _await(server: "subprocess.Popen[bytes]", health: str) -> None:
@@ -63,4 +61,7 @@ def _await(server: "subprocess.Popen[bytes]", health: str) -> None:
             if httpx.get(health, timeout=5).is_success:
                 return
         time.sleep(0.1)
-    raise RuntimeError("Prefect's temporary server did not start; `prefect server start` shows why")
+    raise Failure(
+        Cause.INTERNAL,
+        "Prefect's temporary server did not start; `prefect server start` shows why.",
+    )

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 
 from infra.failure import Cause, Failure
+from infra.log import LogReader
 from infra.machines import LocalMachine
 from infra.protocol import Heartbeat, Input, JobSpec, Result, run_key
 from infra.stores import Store
 from model.dataset import Manifest
 from model.recipe import Recipe
 from pipeline.dataset import dataset_prefix
-from pipeline.progress import Report, silent
+from pipeline.progress import Progress, silent
 
 _POLL = 0.5  # seconds between two looks at the store
 _STORE_PATIENCE = 600.0  # seconds that the store may be away: training goes on without it
@@ -74,7 +75,7 @@ def train(
     store: Store,
     machine: LocalMachine,
     *,
-    report: Report = silent,
+    report: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Run `job` on `machine` and return its result; raises Failure with the job's cause.
@@ -85,7 +86,12 @@ def train(
     store.write(run_key(job.run_id, "spec.json"), job)
     try:
         machine.start(store, job.run_id)
-        result = _follow(job.run_id, store, machine, report, say)
+        try:
+            result = _follow(job.run_id, store, machine, report, say)
+        except BaseException:
+            if machine.alive():
+                say("stopping; the job may store a checkpoint first")
+            raise
     finally:
         machine.stop()
         with contextlib.suppress(Failure):  # the first failure is the one to hear of
@@ -100,10 +106,10 @@ def _follow(
     run_id: str,
     store: Store,
     machine: LocalMachine,
-    report: Report,
+    report: Progress,
     say: Callable[[str], None],
 ) -> Result:
-    log = _LogReader(store, run_id)
+    log = LogReader(store, run_id)
     seen = time.monotonic()  # when the store last answered
     while True:
         # Asked before the store is read, so that words written just before the end are not missed.
@@ -132,24 +138,3 @@ def _follow(
                 "start the run again.",
             )
         time.sleep(_POLL)
-
-
-class _LogReader:
-    """Reads the pieces of a run's log in order, each once."""
-
-    def __init__(self, store: Store, run_id: str) -> None:
-        self._store = store
-        self._folder = run_key(run_id, "log")
-        self._seen: set[str] = set()
-        self._rest = b""
-
-    def new_lines(self, *, last: bool) -> list[str]:
-        """The whole lines that came since the last call; `last` counts an unfinished one too."""
-        for entry in self._store.list(self._folder):
-            if entry.key not in self._seen:
-                self._rest += self._store.get(entry.key) or b""
-                self._seen.add(entry.key)
-        *lines, self._rest = self._rest.split(b"\n")
-        if last and self._rest:
-            lines.append(self._rest)
-        return [line.decode(errors="replace") for line in lines]

@@ -207,7 +207,7 @@ def test_without_a_spec_there_is_no_run(store: Store, tmp_path: Path) -> None:
 def test_an_agent_that_fails_itself_says_so(store: Store, tmp_path: Path) -> None:
     store.put("runs/r/spec.json", b'{"run_id":"r","argv":[],"deadline_seconds":1}')
     result = run_agent(store, tmp_path / "job")
-    assert result.cause is Cause.AGENT_LOST
+    assert result.cause is Cause.INTERNAL
     assert "The agent failed (" in result.message
 
 

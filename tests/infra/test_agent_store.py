@@ -1,16 +1,18 @@
 """An agent whose store is away, refuses, hangs or breaks: the job goes on, and its words arrive."""
 
+import hashlib
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agents import PATIENCE, is_running, log_of, put_spec, run_agent, until
 from infra.agent import UNSENT, Agent
 from infra.failure import Cause, Failure
-from infra.protocol import Result
+from infra.protocol import Heartbeat, Result
 from infra.stores import Store
 
 
@@ -125,7 +127,7 @@ def test_a_mirror_that_fails_neither_stops_the_job_nor_hides_the_end(tmp_path: P
         "print('to the end')\n",
     )
     result = run_agent(store, tmp_path / "job")
-    assert result.cause is Cause.AGENT_LOST
+    assert result.cause is Cause.INTERNAL
     assert "RuntimeError: a bug" in result.message
     assert log_of(store) == b"to the end\n"
 
@@ -139,3 +141,37 @@ def test_whoever_cancels_does_not_wait_for_a_dead_store(store: Store, tmp_path: 
     with pytest.raises(Failure) as caught:
         agent.run()
     assert caught.value.cause is Cause.STORE
+
+
+def test_the_heart_beats_whatever_the_agent_waits_for(store: Store, tmp_path: Path) -> None:
+    """Inputs that take long, and a last upload that does."""
+    waited_in = []
+
+    class Slow(Store):
+        def get_file(self, key: str, *args: Any, **more: Any) -> None:
+            wait_for_two_beats()
+            super().get_file(key, *args, **more)
+
+        def put_file(self, key: str, *args: Any, **more: Any) -> None:
+            wait_for_two_beats()
+            super().put_file(key, *args, **more)
+
+    def beat() -> Heartbeat | None:
+        return store.read("runs/r/heartbeat.json", Heartbeat)
+
+    def wait_for_two_beats() -> None:
+        for _ in range(2):
+            before = beat()
+            until(lambda: beat() != before)  # noqa: B023
+        heartbeat = beat()
+        assert heartbeat is not None
+        waited_in.append(heartbeat.state)
+
+    store.put("shard", b"samples")
+    sha256 = hashlib.sha256(b"samples").hexdigest()
+    wanted = {"key": "shard", "path": "dataset/shard", "size": 7, "sha256": sha256}
+    put_spec(store, "open('out/wandb', 'w').close()", inputs=[wanted])
+    slow = Slow(store.url, tmp_path / "store")
+    assert Agent(slow, "r", tmp_path / "job", 0.05).run().cause is None
+    assert waited_in[0] == "preparing"
+    assert waited_in[-1] in ("running", "finishing")

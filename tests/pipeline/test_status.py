@@ -71,7 +71,7 @@ def test_list_and_detail_agree_on_who_is_silent(
         "just-begun": "running",
         "ended": "done",
         "trained": "trained",
-        "scoring": "running",
+        "scoring": "trained",
         "failed": "failed",
     }
     assert listed(store, capsys) == expected
