@@ -1,6 +1,5 @@
 """The manifest of an archive, and how to read the archive that it describes."""
 
-import hashlib
 from pathlib import Path
 
 from filelock import FileLock
@@ -77,7 +76,7 @@ def read_archive_index(archive: Archive, store: Store, spool: Path) -> list[Memb
         raise Failure(
             Cause.CORRUPT,
             f"{archive.index_key} in {store.url} lists {len(members)} of {archive.members} "
-            "members; delete it and run extract again.",
+            "members; delete it and run again.",
         )
     return members
 
@@ -97,31 +96,20 @@ def local_tar(archive: Archive, store: Store, spool: Path) -> Path:
     if archive.location != "store":
         raise InputError(
             f"{archive.location} was changed or removed after it was indexed; put it back, or run "
-            "extract again."
+            "again."
         )
     own = store.local_path(archive.tar_key)
     if own is not None:
         if store.size(archive.tar_key) != archive.size:
-            raise _corrupt(archive, store)
+            raise Failure(
+                Cause.CORRUPT,
+                f"{archive.tar_key} in {store.url} is not what was stored; delete it and "
+                "run again.",
+            )
         return own
     copy = spool / f"{archive.sha256}.tar"
     spool.mkdir(parents=True, exist_ok=True)
     with FileLock(spool / f"{archive.sha256}.lock"):
         if not copy.exists() or copy.stat().st_size != archive.size:
-            fetched = copy.with_suffix(".fetched")
-            store.get_file(archive.tar_key, fetched)
-            with fetched.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != archive.sha256:
-                fetched.unlink()
-                raise _corrupt(archive, store)
-            fetched.replace(copy)
+            store.get_file(archive.tar_key, copy, sha256=archive.sha256)
     return copy
-
-
-def _corrupt(archive: Archive, store: Store) -> Failure:
-    return Failure(
-        Cause.CORRUPT,
-        f"{archive.tar_key} in {store.url} is not what was stored; delete it and run "
-        "extract again.",
-    )

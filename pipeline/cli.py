@@ -122,8 +122,13 @@ def run_local(
 
 
 @app.command()
-def recipes() -> None:
+def recipes(json: Json = False) -> None:
     """List the recipes and their settings."""
+    if json:
+        from pydantic_core import to_json
+
+        print(to_json(RECIPES).decode())
+        return
     from pipeline.tables import print_recipes
 
     print_recipes(RECIPES.values())
@@ -177,6 +182,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a checkpoint on the photos of an archive, at their own resolution."""
+    from pipeline.console import Terminal
     from pipeline.evaluation import evaluate_on_archives
     from pipeline.tables import print_score
 
@@ -188,7 +194,8 @@ def evaluate(
         device=device,
         limits=_pairs(limit, "--limit"),
     )
-    score = evaluate_on_archives(checkpoint, parameters, split)
+    with Terminal() as terminal:
+        score = evaluate_on_archives(checkpoint, parameters, split, [terminal])
     if json:
         print(score.model_dump_json())
     else:

@@ -5,6 +5,7 @@ function from `pipeline/stages/`; nothing that matters is kept by Prefect alone,
 process leaves Prefect's states behind as they were.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow, task
@@ -13,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from infra.machines import LocalMachine
 from infra.protocol import run_key
 from model.dataset import Dataset, Manifest
-from pipeline import artifacts
+from pipeline import artifacts, preparation
 from pipeline.archive import Archive
 from pipeline.dataset import local_dataset
 from pipeline.parameters import Parameters, home
@@ -21,10 +22,8 @@ from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
 from pipeline.report import render_report
 from pipeline.run import Outcome, Run
-from pipeline.stages.build_dataset import build_dataset
-from pipeline.stages.extract import extract
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, must_pass_gate
-from pipeline.stages.separate import Separation, separate
+from pipeline.stages.separate import Separation
 from pipeline.stages.train import job_for, train
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ def voc_train(parameters: Parameters) -> Outcome:
         separation = separate_pairs(run, archives)
         dataset = build_shards(run, separation, archives)
         train_net(run, dataset)
-        checkpoint, evaluation = fetch_best(run, dataset)
-        report = write_report(run, dataset, checkpoint, evaluation)
+        checkpoint, evaluation, folder = fetch_best(run, dataset)
+        report = write_report(run, folder, checkpoint, evaluation)
         run.outcome = Outcome(
             run_id=run.run_id,
             checkpoint=str(run.folder / "checkpoint.pt"),
@@ -62,63 +61,26 @@ def voc_train(parameters: Parameters) -> Outcome:
 def extract_archives(run: Run) -> list[Archive]:
     """Bring every archive to where its photos can be read by offset."""
     with run.stage("extract") as stage:
-        found = [
-            extract(
-                url,
-                run.store,
-                run.spool,
-                max_bytes=int(run.parameters.limits.archive_gb * 1e9),
-                report=stage.report,
-            )
-            for url in run.parameters.archives
-        ]
-        archives = [archive for archive, _ in found]
-        stage.reused = all(reused for _, reused in found)
-        size = sum(archive.size for archive in archives) / 1e6
-        members = sum(archive.members for archive in archives)
-        stage.summary = f"{len(archives)} archive(s), {size:,.1f} MB, {members:,} files"
-    return archives
+        return preparation.extract_archives(run.parameters, run.store, run.spool, stage)
 
 
 @task(name="separate", cache_policy=NO_CACHE)
 def separate_pairs(run: Run, archives: list[Archive]) -> Separation:
     """Find the photos with masks, and split them into train, val and test."""
     with run.stage("separate") as stage:
-        separation, stage.reused = separate(
-            archives,
-            run.store,
-            run.spool,
-            skip_missing=run.parameters.skip_missing,
-            report=stage.report,
+        return preparation.separate_pairs(
+            archives, run.parameters, run.store, run.spool, stage, needed=("train", "val")
         )
-        counts = [f"{separation.count(s):,} {s}" for s in ("train", "val", "test")]
-        left_out = [f"{n:,} {why}" for why, n in separation.left_out().items() if n]
-        stage.summary = ", ".join(counts) + (f"; left out: {', '.join(left_out)}" * bool(left_out))
-    return separation
 
 
 @task(name="build-dataset", cache_policy=NO_CACHE)
 def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> Manifest:
     """Turn the pairs into shards of photos and class indices in the store."""
     with run.stage("build-dataset") as stage:
-        limits = run.parameters.limits
-        dataset, stage.reused = build_dataset(
-            separation,
-            archives,
-            run.store,
-            run.spool,
-            classes=run.parameters.classes,
-            max_side=run.parameters.max_side,
-            max_pixels=limits.photo_megapixels * 1e6,
-            shard_bytes=limits.shard_mb << 20,
-            report=stage.report,
+        dataset = preparation.build_shards(
+            separation, archives, run.parameters, run.store, run.spool, stage
         )
         run.dataset = dataset.key
-        size = sum(shard.size for shard in dataset.shards) / 1e6
-        stage.summary = (
-            f"{sum(dataset.counts.values()):,} samples, {len(dataset.shards)} shard(s), "
-            f"{size:,.1f} MB, digest {dataset.digest[:12]}"
-        )
     return dataset
 
 
@@ -143,8 +105,8 @@ def train_net(run: Run, dataset: Manifest) -> None:
 
 
 @task(name="fetch-checkpoint", cache_policy=NO_CACHE)
-def fetch_best(run: Run, dataset: Manifest) -> "tuple[CheckpointManifest, Evaluation]":
-    """Bring the best checkpoint home, verify it, and score it again."""
+def fetch_best(run: Run, dataset: Manifest) -> "tuple[CheckpointManifest, Evaluation, Path]":
+    """Bring the best checkpoint home and score it again, on the dataset's verified folder here."""
     with run.stage("fetch-checkpoint") as stage:
         checkpoint = fetch_checkpoint(run.run_id, run.store, run.folder)
         folder = local_dataset(dataset, run.store, home() / "datasets")
@@ -155,14 +117,14 @@ def fetch_best(run: Run, dataset: Manifest) -> "tuple[CheckpointManifest, Evalua
             f"step {checkpoint.step}, mIoU {evaluation.score.miou:.4f} on "
             f"{evaluation.score.images:,} images, as in training"
         )
-    return checkpoint, evaluation
+    return checkpoint, evaluation, folder
 
 
 def write_report(
-    run: Run, dataset: Manifest, checkpoint: "CheckpointManifest", evaluation: "Evaluation"
+    run: Run, dataset: Path, checkpoint: "CheckpointManifest", evaluation: "Evaluation"
 ) -> str:
     """Write the report to the store and beside the checkpoint; returns its path here."""
-    val = Dataset(local_dataset(dataset, run.store, home() / "datasets"), "val")
+    val = Dataset(dataset, "val")
     pictures = [
         Picture(*val[position], prediction)
         for position, prediction in sorted(evaluation.predictions.items())
@@ -174,11 +136,11 @@ def write_report(
         records=run.metrics(),
         pictures=pictures,
         stages=run.stages,
-        left_out=dataset.left_out,
-        counts=dataset.counts,
+        left_out=val.manifest.left_out,
+        counts=val.manifest.counts,
     ).encode()
     run.store.put(run_key(run.run_id, "report.html"), html)
     report = run.folder / "report.html"
     report.write_bytes(html)
-    artifacts.show_samples(overview_png(pictures, dataset.classes))
+    artifacts.show_samples(overview_png(pictures, val.manifest.classes))
     return str(report)

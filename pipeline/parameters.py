@@ -41,6 +41,21 @@ class Limits(BaseModel):
     photo_megapixels: float = Field(64.0, gt=0, le=178, description="largest photo or mask")
     shard_mb: int = Field(64, ge=1, le=4096, description="size of the dataset's shards")
 
+    @property
+    def archive_bytes(self) -> int:
+        """Bytes of the largest archive, once unpacked."""
+        return int(self.archive_gb * 1e9)
+
+    @property
+    def photo_pixels(self) -> float:
+        """Pixels of the largest photo or mask."""
+        return self.photo_megapixels * 1e6
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes from which on a shard is full; shards count in powers of two."""
+        return self.shard_mb << 20
+
 
 class Parameters(BaseModel):
     """What a run needs to know."""

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from typing import Protocol
 
 # Hears (done, total) in whatever unit the stage counts; total None while it is unknown.
-Report = Callable[[float, float | None], None]
+Progress = Callable[[float, float | None], None]
 
 
 def silent(_done: float, _total: float | None) -> None:

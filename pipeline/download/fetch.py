@@ -13,9 +13,9 @@ from pipeline.download.elsewhere import open_elsewhere
 from pipeline.download.http import open_http
 from pipeline.download.remote import Fingerprint, Interrupted, Opened, Unreachable
 from pipeline.download.s3 import open_s3
-from pipeline.download.spool import CHUNK, Limits, SpoolFile, writable
+from pipeline.download.spool import CHUNK, Room, SpoolFile, writable
 from pipeline.download.url import ArchiveUrl
-from pipeline.progress import Report
+from pipeline.progress import Progress
 
 _LONGEST_PAUSE = 30.0  # seconds
 
@@ -39,9 +39,9 @@ def fetch(
     url: ArchiveUrl,
     spool: Path,
     held: Fingerprint | None,
-    limits: Limits,
+    room: Room,
     retry: Retry,
-    report: Report,
+    report: Progress,
 ) -> Fetched | None:
     """Download into the spool, going on from what an earlier call left there.
 
@@ -56,7 +56,7 @@ def fetch(
     """
     part, note = spool / f"{url.key}.part", spool / f"{url.key}.version"
     furthest, failures, answered = 0, 0, False
-    with SpoolFile(part, url, limits) as file:
+    with SpoolFile(part, url, room) as file:
         while True:
             version = _read_version(note)
             try:
@@ -113,7 +113,7 @@ def discard(url: ArchiveUrl, spool: Path) -> None:
         (spool / f"{url.key}{suffix}").unlink(missing_ok=True)
 
 
-def _receive(opened: Opened, file: SpoolFile, report: Report) -> None:
+def _receive(opened: Opened, file: SpoolFile, report: Progress) -> None:
     total, told = opened.version.size, file.size
     report(told, total)
     for chunk in opened.chunks:

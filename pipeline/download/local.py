@@ -8,11 +8,11 @@ from pipeline.download.fetch import Fetched
 from pipeline.download.remote import Fingerprint
 from pipeline.download.spool import CHUNK
 from pipeline.download.url import ArchiveUrl
-from pipeline.progress import Report
+from pipeline.progress import Progress
 
 
 def read_local(
-    url: ArchiveUrl, path: Path, held: Fingerprint | None, report: Report
+    url: ArchiveUrl, path: Path, held: Fingerprint | None, report: Progress
 ) -> Fetched | None:
     """Hash a file; None when it is still the version `held`.
 

@@ -17,10 +17,10 @@ CHUNK = 1 << 20  # bytes; what is held in memory of an archive at any time, a fe
 _LOOK_EVERY = 64 << 20  # bytes written between two looks at the free space
 
 
-class Limits(NamedTuple):
+class Room(NamedTuple):
     """How large an archive may be, unpacked too, and how much disk stays free (bytes)."""
 
-    max_bytes: int = 100_000_000_000
+    max_bytes: int
     reserve_bytes: int = 256_000_000
 
 
@@ -31,10 +31,10 @@ class NoRoom(InputError):
 class SpoolFile:
     """A file in the spool that grows: `with SpoolFile(...) as file`, then `file.write(chunk)`."""
 
-    def __init__(self, path: Path, url: ArchiveUrl, limits: Limits) -> None:
+    def __init__(self, path: Path, url: ArchiveUrl, room: Room) -> None:
         self.path = path
         self.checksums = Checksums(url)
-        self.url, self._limits = url, limits
+        self.url, self._room = url, room
         self._unlooked = 0
 
     def __enter__(self) -> Self:
@@ -80,20 +80,20 @@ class SpoolFile:
         self.checksums.update(chunk)
 
     def _check_size(self, size: int) -> None:
-        limit = self._limits.max_bytes
+        limit = self._room.max_bytes
         if size > limit:
             self._file.truncate(0)  # it will not be gone on from
             raise InputError(
                 f"{self.url.called} is larger than {limit:,} bytes, the limit for an archive; "
-                "raise the limit if that is what you want."
+                "raise it with --limit archive_gb=… if that is what you want."
             )
 
     def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.path.parent).free
-        if free < needed + self._limits.reserve_bytes:
+        if free < needed + self._room.reserve_bytes:
             raise NoRoom(
                 f"{self.url.called} needs {needed:,} bytes more in {self.path.parent}, where "
-                f"{free:,} are free and {self._limits.reserve_bytes:,} stay reserved; free some "
+                f"{free:,} are free and {self._room.reserve_bytes:,} stay reserved; free some "
                 "space or choose another folder."
             )
 

@@ -29,10 +29,11 @@ from pipeline.archive import Archive, local_tar
 from pipeline.dataset import dataset_prefix, is_whole
 from pipeline.download.spool import writable
 from pipeline.masks import fit, read_mask, read_photo
-from pipeline.progress import Report, silent
+from pipeline.parameters import Limits
+from pipeline.progress import Progress, silent
 from pipeline.stages.separate import Pair, Separation
 
-_FORMAT = 1
+_FORMAT, _LIMITS = 1, Limits()
 _AHEAD = 4  # pairs in flight a thread: enough to keep it busy, few enough for flat memory
 
 
@@ -54,10 +55,10 @@ def build_dataset(
     *,
     classes: tuple[str, ...],
     max_side: int | None = None,
-    max_pixels: float = 64e6,
-    shard_bytes: int = 64 << 20,
+    max_pixels: float = _LIMITS.photo_pixels,
+    shard_bytes: int = _LIMITS.shard_bytes,
     threads: int | None = None,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> tuple[Manifest, bool]:
     """Build the dataset of `separation`; True when it was there already.
 

@@ -21,11 +21,12 @@ from pipeline.archive import Archive, LocalFile
 from pipeline.download.fetch import Fetched, Retry, discard, fetch
 from pipeline.download.local import read_local
 from pipeline.download.remote import Fingerprint
-from pipeline.download.spool import Limits, NoRoom, SpoolFile, gunzip, writable
+from pipeline.download.spool import NoRoom, Room, SpoolFile, gunzip, writable
 from pipeline.download.url import ArchiveUrl
-from pipeline.progress import Report, silent
+from pipeline.parameters import Limits
+from pipeline.progress import Progress, silent
 
-_LIMITS, _RETRY = Limits(), Retry()
+_ROOM, _RETRY = Room(Limits().archive_bytes), Retry()
 _GZIP = b"\x1f\x8b"
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 _OTHERS = {
@@ -61,10 +62,9 @@ def extract(
     store: Store,
     spool: Path,
     *,
-    max_bytes: int = _LIMITS.max_bytes,
-    reserve_bytes: int = _LIMITS.reserve_bytes,
+    room: Room = _ROOM,
     retry: Retry = _RETRY,
-    report: Report = silent,
+    report: Progress = silent,
 ) -> tuple[Archive, bool]:
     """Bring an archive into the store and index it; True when the store had it already.
 
@@ -72,8 +72,7 @@ def extract(
         url: a path or any fsspec URL of a tar or tar.gz, ending in `#sha256=HEX` when the hash of
             the file there is known.
         spool: a folder on this computer for downloads, and for copies of what a remote store has.
-        max_bytes: how large the archive may be, unpacked too.
-        reserve_bytes: how much disk to leave free where the spool is.
+        room: how large the archive may be, and how much disk to leave free where the spool is.
         retry: how long to go on with a connection that keeps breaking.
         report: told of (bytes done, bytes in all or None) while the archive is read.
 
@@ -82,18 +81,17 @@ def extract(
         Failure: the store cannot take it.
     """
     source = ArchiveUrl.parse(url)
-    limits = Limits(max_bytes, reserve_bytes)
     with _locked(spool, source):
         remembered = _recall(source, store)
         held = remembered.version if remembered else None
         if source.path is not None:
             raw = read_local(source, source.path, held, report)
         else:
-            raw = fetch(source, spool, held, limits, retry, report)
+            raw = fetch(source, spool, held, room, retry, report)
         if raw is None and remembered is not None:
             return remembered.archive, True
         assert raw is not None, "only what is remembered can be unchanged"
-        archive = _store(source, raw, _check(source, raw, spool, limits), store, spool)
+        archive = _store(source, raw, _check(source, raw, spool, room), store, spool)
         note = _Remembered(version=raw.version, archive=archive)
         store.write(_note_key(source), note)
         return archive, False
@@ -126,7 +124,7 @@ def _recall(source: ArchiveUrl, store: Store) -> _Remembered | None:
     return remembered if asked_for and remembered.archive.is_whole(store) else None
 
 
-def _check(source: ArchiveUrl, raw: Fetched, spool: Path, limits: Limits) -> _Tar:
+def _check(source: ArchiveUrl, raw: Fetched, spool: Path, room: Room) -> _Tar:
     """Verify, unpack and index what came; what is refused is removed from the spool."""
     unpacked, index = spool / f"{source.key}.tar", spool / f"{source.key}.index"
     original = None
@@ -136,7 +134,7 @@ def _check(source: ArchiveUrl, raw: Fetched, spool: Path, limits: Limits) -> _Ta
         verified = raw.checksums.verify()
         path, checksums = raw.path, raw.checksums
         if _is_gzip(source, raw):
-            with SpoolFile(unpacked, source, limits) as file:
+            with SpoolFile(unpacked, source, room) as file:
                 file.start_at(0, None)
                 gunzip(raw.path, file)
             path, checksums = unpacked, file.checksums

@@ -13,7 +13,7 @@ from infra.protocol import run_key
 from infra.stores import Store
 from model.dataset import Dataset
 from model.recipe import Recipe
-from pipeline.progress import Report, silent
+from pipeline.progress import Progress, silent
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
@@ -66,7 +66,7 @@ def evaluate_again(
     dataset: Path,
     *,
     device: str = "auto",
-    report: Report = silent,
+    report: Progress = silent,
 ) -> "Evaluation":
     """Score the fetched checkpoint on the whole validation set, and hold it against its own.
 

@@ -19,7 +19,7 @@ from infra.stores import Store
 from model.errors import InputError
 from model.indexed_tar import Member, TarReader
 from pipeline.archive import Archive, local_tar, read_archive_index
-from pipeline.progress import Report, silent
+from pipeline.progress import Progress, silent
 
 _FORMAT = 1
 _LIST = re.compile(r"(?P<root>(?:.*/)?)ImageSets/Segmentation/(?P<split>train|val|test)\.txt$")
@@ -73,7 +73,7 @@ def separate(
     *,
     skip_missing: bool = False,
     needed: tuple[str, ...] = ("train", "val"),
-    report: Report = silent,
+    report: Progress = silent,
 ) -> tuple[Separation, bool]:
     """Find and split the pairs of all archives; True when that had been done before.
 

@@ -1,4 +1,4 @@
-"""What several tests of this room begin with: store, spool, and an archive here and on a server."""
+"""What several tests begin with: store, spool, a checkpoint, an archive here and on a server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +22,28 @@ def spool(tmp_path: Path) -> Path:
     folder = tmp_path / "spool"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a net for VOC's classes that never learned anything."""
+    import torch  # here, since this file is read for tests that do without
+
+    from model import checkpoint
+    from model.nets import build_net
+    from model.provenance import provenance
+    from model.recipes import named
+    from pipeline.parameters import VOC_CLASSES
+
+    recipe = named("tiny").override({"width": 1, "depth": 1})
+    description = checkpoint.Description(
+        run_id="test", wandb_id="", recipe=recipe, classes=VOC_CLASSES, dataset_key="",
+        dataset_digest="", archives=(), step=1, epoch=1, steps_per_epoch=1, miou=0.0, iou={},
+        provenance=provenance(torch.device("cpu"), torch.float32),
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("checkpoint")
+    checkpoint.save(folder, description, {"net": build_net(recipe, len(VOC_CLASSES)).state_dict()})
+    return folder / "00000001" / checkpoint.BLOB
 
 
 @pytest.fixture

@@ -1,9 +1,15 @@
 """A run as a person sees it: bars on a terminal, plain lines elsewhere."""
 
+import json
 import os
 import pty
 import subprocess
 import sys
+
+from model.recipe import Recipe
+from model.recipes import RECIPES
+
+_COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 
 _STORY = """
 from pipeline.console import Terminal
@@ -54,13 +60,21 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
 
 
 def test_debug_shows_where_an_error_comes_from() -> None:
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", "local"]
+    command = [*_COMMAND, "run", "local"]
     plain = subprocess.run(command, capture_output=True, text=True, timeout=60)
     shown = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=60)
     assert (plain.returncode, shown.returncode) == (2, 2)
     assert "Traceback" not in plain.stderr
     assert "Traceback" in shown.stderr
     assert shown.stderr.endswith(plain.stderr)
+
+
+def test_recipes_are_an_object_by_name() -> None:
+    command = [*_COMMAND, "recipes", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    (line,) = done.stdout.splitlines()
+    shown = {name: Recipe.model_validate(recipe) for name, recipe in json.loads(line).items()}
+    assert shown == RECIPES
 
 
 def _read(descriptor: int) -> bytes:

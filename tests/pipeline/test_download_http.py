@@ -7,7 +7,7 @@ import pytest
 from downloads import AT_ONCE, DATA, OTHER, get, got
 from model.errors import InputError
 from pipeline.download.fetch import fetch
-from pipeline.download.spool import Limits
+from pipeline.download.spool import Room
 from pipeline.download.url import ArchiveUrl
 from servers.certificates import issue
 from servers.file_server import FileServer, Request
@@ -28,7 +28,7 @@ def test_progress_is_reported(server: FileServer, spool: Path) -> None:
     server.files["/voc.tar"] = DATA * 10
     told: list[tuple[float, float | None]] = []
     url = ArchiveUrl.parse(f"{server.url}/voc.tar")
-    fetch(url, spool, None, Limits(), AT_ONCE, lambda *done: told.append(done))
+    fetch(url, spool, None, Room(1 << 30), AT_ONCE, lambda *done: told.append(done))
     assert told[0] == (0, len(DATA) * 10)
     assert told[-1] == (len(DATA) * 10, len(DATA) * 10)
     assert len(told) > 3

@@ -126,12 +126,12 @@ KILLED = """
 import sys
 from pathlib import Path
 from pipeline.download.fetch import Retry, fetch
-from pipeline.download.spool import Limits
+from pipeline.download.spool import Room
 from pipeline.download.url import ArchiveUrl
 
 url, spool = sys.argv[1:]
 fetch(
-    ArchiveUrl.parse(url), Path(spool), None, Limits(), Retry(),
+    ArchiveUrl.parse(url), Path(spool), None, Room(1 << 30), Retry(),
     lambda done, total: print(int(done), flush=True),
 )
 """

@@ -11,7 +11,7 @@ import pytest
 
 from downloads import DATA, get, got
 from model.errors import InputError
-from pipeline.download.spool import Limits, NoRoom, SpoolFile, gunzip
+from pipeline.download.spool import NoRoom, Room, SpoolFile, gunzip
 from pipeline.download.url import ArchiveUrl
 from servers.file_server import FileServer
 
@@ -24,21 +24,21 @@ def server(server: FileServer) -> FileServer:
 
 def test_too_large_by_its_own_account(server: FileServer, spool: Path) -> None:
     with pytest.raises(InputError, match="larger than 1,000 bytes"):
-        get(f"{server.url}/voc.tar", spool, limits=Limits(1000, 0))
+        get(f"{server.url}/voc.tar", spool, room=Room(1000, 0))
     assert not list(spool.glob("*.part"))
 
 
 def test_too_large_when_it_does_not_say(server: FileServer, spool: Path) -> None:
     server.lengths = False
     with pytest.raises(InputError, match="larger than 200,000 bytes"):
-        get(f"{server.url}/voc.tar", spool, limits=Limits(200_000, 0))
+        get(f"{server.url}/voc.tar", spool, room=Room(200_000, 0))
     assert not list(spool.glob("*.part"))
 
 
 def test_a_disk_that_is_too_small_is_said_before(server: FileServer, spool: Path) -> None:
     server.pause_at = 0  # a client that wanted the body would wait for ever
     with pytest.raises(NoRoom, match="free some space or choose another folder"):
-        get(f"{server.url}/voc.tar", spool, limits=Limits(reserve_bytes=1 << 60))
+        get(f"{server.url}/voc.tar", spool, room=Room(1 << 30, 1 << 60))
 
 
 FULL = """
@@ -46,13 +46,13 @@ import resource, sys
 from pathlib import Path
 from model.errors import InputError
 from pipeline.download.fetch import Retry, fetch
-from pipeline.download.spool import Limits
+from pipeline.download.spool import Room
 from pipeline.download.url import ArchiveUrl
 from pipeline.progress import silent
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    fetch(ArchiveUrl.parse(sys.argv[1]), Path(sys.argv[2]), None, Limits(), Retry(), silent)
+    fetch(ArchiveUrl.parse(sys.argv[1]), Path(sys.argv[2]), None, Room(1 << 30), Retry(), silent)
 except InputError as error:
     print(error)
 """
@@ -78,7 +78,7 @@ def unpacked(data: bytes, spool: Path, limit: int = 1 << 30) -> bytes:
     source = spool / "source.gz"
     source.write_bytes(data)
     url = ArchiveUrl.parse("https://host/voc.tar.gz")
-    with SpoolFile(spool / "out", url, Limits(limit, 0)) as file:
+    with SpoolFile(spool / "out", url, Room(limit, 0)) as file:
         gunzip(source, file)
     data = (spool / "out").read_bytes()
     assert file.checksums.sha256 == sha256(data).hexdigest()

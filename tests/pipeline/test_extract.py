@@ -77,7 +77,7 @@ def test_an_index_that_lost_lines_is_refused(local: Path, store: Store, spool: P
     archive, _ = extract(str(local), store, spool)
     index = store.get(archive.index_key) or b""
     store.put(archive.index_key, b"".join(index.splitlines(keepends=True)[:-1]))
-    with pytest.raises(Failure, match="lists 2 of 3 members") as caught:
+    with pytest.raises(Failure, match="lists 2 of 3 members; delete it and run again.$") as caught:
         read_archive_index(archive, store, spool)
     assert caught.value.cause is Cause.CORRUPT
 
@@ -87,7 +87,9 @@ def test_a_tar_that_was_cut_in_the_store_is_refused(
 ) -> None:
     archive, _ = extract(f"{server.url}/voc.tar", store, spool)
     os.truncate(local_tar(archive, store, spool), len(TAR) - 1)
-    with pytest.raises(Failure, match="is not what was stored") as caught:
+    with pytest.raises(
+        Failure, match="is not what was stored; delete it and run again.$"
+    ) as caught:
         local_tar(archive, store, spool)
     assert caught.value.cause is Cause.CORRUPT
 

@@ -49,7 +49,8 @@ def test_another_computer_fetches_the_tar_and_checks_it(
     assert contents(archive, bucket, tmp_path / "there") == FILES
     bucket.put(archive.tar_key, TAR.replace(b"mask", b"mist"))
     assert contents(archive, bucket, tmp_path / "there") == FILES  # its copy was checked
-    with pytest.raises(Failure, match="is not what was stored") as caught:
+    cure = f"is damaged: .*delete {archive.tar_key} there and run again"
+    with pytest.raises(Failure, match=cure) as caught:
         local_tar(archive, bucket, tmp_path / "elsewhere")
     assert caught.value.cause is Cause.CORRUPT
     assert left(tmp_path / "elsewhere") == []

@@ -12,6 +12,7 @@ from model.errors import InputError
 from model.indexed_tar import index_tar
 from pipeline.download.checksums import OFFICIAL, OfficialArchive
 from pipeline.download.fetch import Retry
+from pipeline.download.spool import Room
 from pipeline.stages.extract import extract
 from servers.file_server import FileServer
 from tars import packed
@@ -115,5 +116,5 @@ def test_a_gzip_bomb_is_refused(local: Path, store: Store, spool: Path) -> None:
     local.write_bytes(gzip.compress(packed({"bomb.jpg": bytes(30 << 20)})))
     assert local.stat().st_size < 100_000
     with pytest.raises(InputError, match="larger than 1,000,000 bytes"):
-        extract(str(local), store, spool, max_bytes=1_000_000)
+        extract(str(local), store, spool, room=Room(1_000_000))
     assert left(spool) == []

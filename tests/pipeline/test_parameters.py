@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.parameters import VOC_CLASSES, Parameters, default_store
+from pipeline.parameters import VOC_CLASSES, Limits, Parameters, default_store
 
 ARCHIVE = "/data/voc.tar"
 
@@ -28,6 +28,13 @@ def test_defaults() -> None:
     assert len(VOC_CLASSES) == 21
     assert chosen.store == default_store()
     assert chosen.store.startswith("file:///")
+
+
+def test_limits_in_the_units_of_who_keeps_them() -> None:
+    limits = Limits(archive_gb=0.5, photo_megapixels=2.5, shard_mb=3)
+    assert limits.archive_bytes == 500_000_000
+    assert limits.photo_pixels == 2_500_000
+    assert limits.shard_bytes == 3 << 20
 
 
 def test_overrides_reach_the_recipe() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +11,6 @@ from infra.protocol import Heartbeat, Result, now
 from infra.stores import Store
 from pipeline.run import RunRecord
 from pipeline.status import one_run, print_all, print_one
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(str(tmp_path / "store"))
 
 
 def record(store: Store, run_id: str, state: str = "running", **values: Any) -> None:

@@ -1,15 +1,15 @@
 """The train stage follows an agent: every line once, the job's own cause, nothing left running."""
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
 
+from agents import is_running, job_spec, until
 from infra.failure import Cause, Failure
 from infra.machines import LocalMachine
-from infra.protocol import JobSpec, Result
+from infra.protocol import Result
 from infra.stores import Store
 from pipeline.stages import train as stage
 from pipeline.stages.train import train
@@ -25,24 +25,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 @pytest.fixture
 def machine(tmp_path: Path) -> LocalMachine:
     return LocalMachine(tmp_path / "job")
-
-
-def _job(code: str) -> JobSpec:
-    return JobSpec(run_id="r", argv=("python", "-c", code), deadline_seconds=600)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _must_end(pid: int) -> None:
-    deadline = time.monotonic() + 60
-    while _runs(pid):
-        assert time.monotonic() < deadline, f"process {pid} is left"
-        time.sleep(0.02)
 
 
 def _agents() -> list[psutil.Process]:
@@ -64,7 +46,7 @@ def test_every_line_is_told_once_and_in_order(
 ) -> None:
     said: list[str] = []
     result = train(
-        _job(
+        job_spec(
             "import os, pathlib, sys, time\n"
             f"log = pathlib.Path({str(tmp_path / 'store' / 'runs' / 'r' / 'log')!r})\n"
             "def sent(pieces):\n"
@@ -95,14 +77,14 @@ def test_progress_is_reported(store: Store, machine: LocalMachine, tmp_path: Pat
         go.touch()
 
     job = _LONG.replace("time.sleep(600)", f"while not os.path.exists({str(go)!r}): time.sleep(0)")
-    train(_job(job), store, machine, report=report, say=lambda _: None)
+    train(job_spec(job), store, machine, report=report, say=lambda _: None)
     assert set(told) == {(4, 8)}
 
 
 def test_a_job_that_ends_well_leaves_no_folder(
     store: Store, machine: LocalMachine, tmp_path: Path
 ) -> None:
-    train(_job("open('out/metrics.jsonl', 'w').write('{}')"), store, machine)
+    train(job_spec("open('out/metrics.jsonl', 'w').write('{}')"), store, machine)
     assert not (tmp_path / "job").exists()
     assert store.get("runs/r/metrics.jsonl") == b"{}"
 
@@ -114,7 +96,7 @@ def test_a_failed_job_raises_its_cause_after_its_last_line(
     failure = '{"cause": "OUT_OF_MEMORY", "message": "Halve it."}'
     code = f"open('out/failure.json', 'w').write({failure!r}); raise SystemExit('no memory')"
     with pytest.raises(Failure, match=r"^Halve it\.$") as caught:
-        train(_job(code), store, machine, say=said.append)
+        train(job_spec(code), store, machine, say=said.append)
     assert caught.value.cause is Cause.OUT_OF_MEMORY
     assert said == ["no memory"]
 
@@ -130,9 +112,10 @@ def test_an_agent_that_dies_is_lost_and_says_what_it_can(
             agent.kill()
 
     with pytest.raises(Failure, match=r"agent of run r ended without a result \(.+\)") as caught:
-        train(_job(_LONG), store, machine, say=kill_agent)
+        train(job_spec(_LONG), store, machine, say=kill_agent)
     assert caught.value.cause is Cause.AGENT_LOST
-    _must_end(*jobs)
+    (pid,) = jobs
+    until(lambda: not is_running(pid))
 
 
 def test_an_interrupted_controller_leaves_nothing_running(
@@ -153,12 +136,12 @@ def test_an_interrupted_controller_leaves_nothing_running(
     wait = f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\npathlib.Path('out/.p')"
     code = _LONG.replace("pathlib.Path('out/.p')", wait)
     with pytest.raises(BrokenPipeError) as caught:
-        train(_job(code), store, machine, report=interrupt, say=say)
+        train(job_spec(code), store, machine, report=interrupt, say=say)
     assert isinstance(caught.value.__context__, KeyboardInterrupt)
 
     assert not _agents()
     (pid,) = jobs
-    assert not _runs(pid)
+    assert not is_running(pid)
     result = Result.model_validate_json(store.get("runs/r/result.json") or b"")
     assert result.cause is Cause.CANCELLED
 
@@ -167,7 +150,7 @@ def test_an_earlier_attempts_result_is_not_this_ones(store: Store, machine: Loca
     now = datetime.now(UTC)
     old = Result(exit_code=1, cause=Cause.DEADLINE, message="old", started=now, ended=now)
     store.put("runs/r/result.json", old.model_dump_json().encode())
-    assert train(_job("print('new')"), store, machine).cause is None
+    assert train(job_spec("print('new')"), store, machine).cause is None
 
 
 class _Away(Store):
@@ -189,7 +172,7 @@ def test_a_store_that_is_away_for_a_while_ends_nothing(
 ) -> None:
     said: list[str] = []
     away = _Away(tmp_path / "store", times=3)
-    assert train(_job("print('done')"), away, machine, say=said.append).cause is None
+    assert train(job_spec("print('done')"), away, machine, say=said.append).cause is None
     assert said == ["done"]
     assert away.times == 0
 
@@ -200,7 +183,7 @@ def test_a_store_that_stays_away_ends_the_run_and_the_job(
     monkeypatch.setattr(stage, "_STORE_PATIENCE", 0.0)
     away = _Away(tmp_path / "store", times=float("inf"))
     with pytest.raises(Failure, match="does not answer") as caught:
-        train(_job(_LONG), away, machine)
+        train(job_spec(_LONG), away, machine)
     assert caught.value.cause is Cause.STORE
     assert not _agents()
 
@@ -211,7 +194,7 @@ def test_a_store_that_fills_up_is_named_and_what_was_trained_stays_here(
     store = Store.open(disk.folder.as_uri())
     machine = LocalMachine(tmp_path / "jobs/r")
     with pytest.raises(Failure, match="The store is full") as caught:
-        train(_job("open('out/checkpoint', 'wb').write(bytes(2_000_000))"), store, machine)
+        train(job_spec("open('out/checkpoint', 'wb').write(bytes(2_000_000))"), store, machine)
     assert caught.value.exit_code == 2
     (trained,) = tmp_path.glob("jobs/r/*/out/checkpoint")
     assert trained.stat().st_size == 2_000_000

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pipeline.download.fetch import Fetched, Retry, fetch
 from pipeline.download.remote import Fingerprint
-from pipeline.download.spool import Limits
+from pipeline.download.spool import Room
 from pipeline.download.url import ArchiveUrl
 from pipeline.progress import silent
 
 DATA = random.Random(1).randbytes(300_000)
 OTHER = random.Random(2).randbytes(300_000)
-ANY_SIZE = Limits(reserve_bytes=0)
+ANY_SIZE = Room(1 << 40, reserve_bytes=0)
 AT_ONCE = Retry(tries=5, pause_seconds=0)
 
 
@@ -21,11 +21,11 @@ def get(
     spool: Path,
     *,
     held: Fingerprint | None = None,
-    limits: Limits = ANY_SIZE,
+    room: Room = ANY_SIZE,
     retry: Retry = AT_ONCE,
 ) -> Fetched | None:
     """Download into the spool; None when the remote still has the version `held`."""
-    return fetch(ArchiveUrl.parse(url), spool, held, limits, retry, silent)
+    return fetch(ArchiveUrl.parse(url), spool, held, room, retry, silent)
 
 
 def got(fetched: Fetched | None) -> bytes:

@@ -1,0 +1,84 @@
+"""From archives to a dataset: the first three stages, for a run and for an evaluation alike.
+
+Each function works inside a stage that somebody may be watching, and fills in how it went.
+"""
+
+from pathlib import Path
+
+from infra.stores import Store
+from model.dataset import Manifest
+from pipeline.archive import Archive
+from pipeline.download.spool import Room
+from pipeline.parameters import Parameters
+from pipeline.run import Stage
+from pipeline.stages.build_dataset import build_dataset
+from pipeline.stages.extract import extract
+from pipeline.stages.separate import Separation, separate
+
+
+def extract_archives(
+    parameters: Parameters, store: Store, spool: Path, stage: Stage
+) -> list[Archive]:
+    """Bring every archive to where its photos can be read by offset."""
+    room = Room(parameters.limits.archive_bytes)
+    found = [
+        extract(url, store, spool, room=room, report=stage.report) for url in parameters.archives
+    ]
+    archives = [archive for archive, _ in found]
+    stage.reused = all(reused for _, reused in found)
+    size = sum(archive.size for archive in archives) / 1e6
+    members = sum(archive.members for archive in archives)
+    stage.summary = f"{len(archives)} archive(s), {size:,.1f} MB, {members:,} files"
+    return archives
+
+
+def separate_pairs(
+    archives: list[Archive],
+    parameters: Parameters,
+    store: Store,
+    spool: Path,
+    stage: Stage,
+    *,
+    needed: tuple[str, ...],
+) -> Separation:
+    """Find the photos with masks, and split them; no split that is `needed` may be empty."""
+    separation, stage.reused = separate(
+        archives,
+        store,
+        spool,
+        skip_missing=parameters.skip_missing,
+        needed=needed,
+        report=stage.report,
+    )
+    counts = [f"{separation.count(s):,} {s}" for s in ("train", "val", "test")]
+    left_out = [f"{n:,} {why}" for why, n in separation.left_out().items() if n]
+    stage.summary = ", ".join(counts) + (f"; left out: {', '.join(left_out)}" * bool(left_out))
+    return separation
+
+
+def build_shards(
+    separation: Separation,
+    archives: list[Archive],
+    parameters: Parameters,
+    store: Store,
+    spool: Path,
+    stage: Stage,
+) -> Manifest:
+    """Turn the pairs into shards of photos and class indices in the store."""
+    dataset, stage.reused = build_dataset(
+        separation,
+        archives,
+        store,
+        spool,
+        classes=parameters.classes,
+        max_side=parameters.max_side,
+        max_pixels=parameters.limits.photo_pixels,
+        shard_bytes=parameters.limits.shard_bytes,
+        report=stage.report,
+    )
+    size = sum(shard.size for shard in dataset.shards) / 1e6
+    stage.summary = (
+        f"{sum(dataset.counts.values()):,} samples, {len(dataset.shards)} shard(s), "
+        f"{size:,.1f} MB, digest {dataset.digest[:12]}"
+    )
+    return dataset

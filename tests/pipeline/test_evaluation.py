@@ -1,0 +1,84 @@
+"""`voc-train evaluate`: its stages are shown on the way, and the score is all that it prints."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from devkit import devkit
+from pipeline.evaluation import evaluate_on_archives
+from pipeline.parameters import Parameters
+
+COMMAND = Path(sys.executable).with_name("voc-train")
+
+
+class Audience:
+    """A listener that remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.reached: dict[str, tuple[float, float | None]] = {}
+        self.reused: dict[str, bool] = {}
+
+    def started(self, stage: str) -> None:
+        pass
+
+    def advanced(self, stage: str, done: float, total: float | None) -> None:
+        self.reached[stage] = done, total
+
+    def said(self, stage: str, line: str) -> None:
+        pass
+
+    def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
+        self.reused[stage] = reused
+
+
+def test_every_stage_tells_how_far_it_is_and_what_was_reused(weights: Path, tmp_path: Path) -> None:
+    archive = devkit(tmp_path / "voc.tar", val=("three", "four", "five"))
+    parameters = Parameters(archives=(str(archive),), store=str(tmp_path / "store"), device="cpu")
+    first, second = Audience(), Audience()
+    score = evaluate_on_archives(weights, parameters, "val", [first])
+    size = archive.stat().st_size
+    assert first.reached == {
+        "extract": (size, size),
+        "separate": (1, 1),
+        "build-dataset": (5, 5),
+        "evaluate": (3, 3),
+    }
+    assert list(first.reused.values()) == [False] * 4
+    assert evaluate_on_archives(weights, parameters, "val", [second]) == score
+    assert second.reached == {"evaluate": (3, 3)}
+    assert second.reused == {
+        "extract": True, "separate": True, "build-dataset": True, "evaluate": False,
+    }  # fmt: skip
+
+
+def test_the_command_shows_stages_and_prints_the_score_alone(weights: Path, tmp_path: Path) -> None:
+    archive = devkit(tmp_path / "voc.tar")
+    done = subprocess.run(
+        [COMMAND, "evaluate", weights, "--archive", archive, "--device", "cpu", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    (line,) = done.stdout.splitlines()
+    miou = json.loads(line)["miou"]
+    # A JPEG's bytes are its encoder's business, and with them sizes and digest.
+    shown = re.sub(r"in \d+\.\d s|\d\.\d MB|digest \w+", "…", done.stderr)
+    assert shown.splitlines() == [
+        "extract …",
+        "extract done …: 1 archive(s), …, 8 files",
+        "separate …",
+        "separate done …: 2 train, 1 val, 0 test",
+        "build-dataset …",
+        "build-dataset done …: 3 samples, 1 shard(s), …, …",
+        "evaluate …",
+        f"evaluate done …: mIoU {miou:.4f} on 1 images of val",
+    ]
+
+
+def test_only_the_split_that_is_scored_is_needed(weights: Path, tmp_path: Path) -> None:
+    archive = devkit(tmp_path / "voc.tar", train=(), test=("three", "four"), val=())
+    parameters = Parameters(archives=(str(archive),), store=str(tmp_path / "store"), device="cpu")
+    assert evaluate_on_archives(weights, parameters, "test", []).images == 2
