@@ -3,6 +3,9 @@
 A checkpoint is a folder `<step>/` with `checkpoint.pt` and `manifest.json`. The blob is written
 first and the manifest, which holds the blob's sha256, last; a folder without a manifest that fits
 is no checkpoint. Loading one never executes code (`weights_only`).
+
+Beside them are, for the time of a save, the hidden `.<step>.part`, being written, and
+`.<step>.old`, which it replaces. `recover` sees to what a kill leaves of them.
 """
 
 import hashlib
@@ -22,6 +25,7 @@ from model.recipe import Recipe
 
 BLOB, MANIFEST = "checkpoint.pt", "manifest.json"
 FORMAT = 1
+_PART, _OLD = ".part", ".old"
 
 _Place = TypeVar("_Place")
 
@@ -74,7 +78,7 @@ def file_sha256(path: Path) -> str:
 def save(folder: Path, description: Description, state: Mapping[str, Any]) -> CheckpointManifest:
     """Write `folder/<step>/`, whole or not at all; `state["net"]` holds the weights."""
     final = folder / f"{description.step:08d}"
-    part = folder / f".{description.step:08d}.part"
+    part = folder / f".{final.name}{_PART}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     blob = part / BLOB
@@ -89,9 +93,30 @@ def save(folder: Path, description: Description, state: Mapping[str, Any]) -> Ch
         weights_digest=weights_digest(state["net"]),
     )
     (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
+    _put_in_place(part, final)
     return manifest
+
+
+def _put_in_place(part: Path, final: Path) -> None:
+    """Give a whole `part` its name; at every moment one of the two is whole."""
+    old = final.with_name(f".{final.name}{_OLD}")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)  # deleting takes time, in which whoever looks here would find a half
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish the save that a kill interrupted, where the blob had been written; else forget it.
+
+    Only for who is going to write there: to a save in progress it is the kill.
+    """
+    for part in list(folder.glob(f".*{_PART}")):
+        if verified(part):
+            _put_in_place(part, folder / part.stem.removeprefix("."))
+    for left in (*folder.glob(f".*{_PART}"), *folder.glob(f".*{_OLD}")):
+        shutil.rmtree(left)
 
 
 def parse_manifest(data: bytes) -> CheckpointManifest | None:

@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""Which device computes, in which precision and memory format."""
 
 import os
 from contextlib import AbstractContextManager
@@ -39,6 +39,11 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def pick_memory_format(channels_last: bool) -> torch.memory_format:
+    """How weights and images lie in memory; unasked, photos have their channels last."""
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def usable_cores() -> int:

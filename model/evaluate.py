@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model import checkpoint
 from model.dataset import SPLITS, Dataset
-from model.device import autocast, pick_device, pick_precision
+from model.device import autocast, pick_device, pick_memory_format, pick_precision
 from model.errors import InputError
 from model.images import Image
 from model.loader import normalise
@@ -55,13 +55,19 @@ def spread(samples: int, total: int = PICTURES) -> set[int]:
     return {round(i * (samples - 1) / (total - 1)) for i in range(total)}
 
 
-def predict(net: nn.Module, photo: Image, device: torch.device, dtype: torch.dtype) -> Tensor:
+def predict(
+    net: nn.Module,
+    photo: Image,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+) -> Tensor:
     """Logits float32 [1, C, H, W] of one photo uint8 [H, W, 3]; the net must be in eval mode."""
     images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
     # Trying out kernels for every new size is slow, and might choose others in another process.
     settled = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with settled, torch.inference_mode(), autocast(device, dtype):
-        logits: Tensor = net(normalise(images).contiguous(memory_format=torch.channels_last))
+        logits: Tensor = net(normalise(images).contiguous(memory_format=memory_format))
     return logits.float()
 
 
@@ -71,6 +77,7 @@ def evaluate(
     loss: Loss,
     device: torch.device,
     dtype: torch.dtype,
+    memory_format: torch.memory_format,
     *,
     keep: Collection[int] = (),
     report: Callable[[int, int], None] | None = None,
@@ -88,7 +95,7 @@ def evaluate(
     try:
         for position in range(len(data)):
             sample = data[position]
-            logits = predict(net, sample.photo, device, dtype)
+            logits = predict(net, sample.photo, device, dtype, memory_format)
             targets = torch.from_numpy(sample.mask)[None].to(device)
             prediction = logits.argmax(1).to(torch.uint8)
             confusion.update(prediction, targets)
@@ -120,8 +127,11 @@ def evaluate_checkpoint(
     keep: Collection[int] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score a checkpoint file on a dataset folder, in the precision and with the thread count that
-    it was trained with, so that on the same hardware the score is training's own to the last bit.
+    """Score a checkpoint file on a dataset folder.
+
+    Memory format and thread count are those of its training; so is the precision, but for `auto`,
+    which is what `device` does best. On the same hardware the score is training's own to the last
+    bit.
     """
     description, state = checkpoint.load(path)
     data = Dataset(dataset, split)
@@ -133,17 +143,18 @@ def evaluate_checkpoint(
     recipe = description.recipe
     where = pick_device(device)
     dtype = pick_precision(recipe.precision, where)
+    memory_format = pick_memory_format(recipe.channels_last)
     try:
         net = build_net(recipe, len(description.classes)).to(where)
         net.load_state_dict(state["net"])
     except (RuntimeError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path} does not hold the weights of its own recipe's net.") from None
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(memory_format=memory_format)
     loss = build_loss(recipe)
     threads = torch.get_num_threads()
     torch.set_num_threads(description.provenance.threads)
     try:
-        return evaluate(net, data, loss, where, dtype, keep=keep, report=report)
+        return evaluate(net, data, loss, where, dtype, memory_format, keep=keep, report=report)
     finally:
         torch.set_num_threads(threads)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from model.checkpoint import Description
 from model.dataset import Dataset
-from model.device import pick_device, pick_precision
+from model.device import pick_device, pick_memory_format, pick_precision
 from model.errors import InputError, first_problem
 from model.losses import Loss, build_loss
 from model.order import BatchOrder
@@ -29,6 +29,7 @@ class Job:
     loss: Loss
     device: torch.device
     dtype: torch.dtype
+    memory_format: torch.memory_format
     origin: Description
 
     @classmethod
@@ -48,6 +49,7 @@ class Job:
             loss=build_loss(recipe),
             device=where,
             dtype=dtype,
+            memory_format=pick_memory_format(recipe.channels_last),
             origin=Description(
                 run_id=run_id,
                 wandb_id=run_id,

@@ -63,15 +63,21 @@ class _Batches(TorchDataset[Batch | InputError]):
 
 
 def training_batches(
-    data: Dataset, recipe: Recipe, order: BatchOrder, workers: int, pin_memory: bool
+    data: Dataset,
+    recipe: Recipe,
+    order: BatchOrder,
+    workers: int,
+    *,
+    start: int = 0,
+    pin_memory: bool,
 ) -> Iterator[Batch]:
-    """The batches of `order`; workers start once and read ahead across epochs.
+    """The batches of `order` from step `start`; workers start once and read ahead across epochs.
 
     Raises InputError when a sample cannot be decoded.
     """
     loader: DataLoader[Batch | InputError] = DataLoader(
         _Batches(data, recipe),
-        sampler=order,
+        sampler=order.batches(start),
         batch_size=None,  # a key is a batch already
         num_workers=workers,
         pin_memory=pin_memory,

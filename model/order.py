@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
@@ -33,30 +32,25 @@ def augmentation_seed(seed: int, epoch: int, sample_id: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-class BatchOrder(Sampler[list[Draw]]):
-    """The batches of a whole training run, from step `start` to the last.
+class BatchOrder:
+    """The batches of a whole training run.
 
     Every epoch has `samples // batch_size` full batches (one of all samples where there are fewer);
     what is left over in one epoch comes up in another, since each has its own permutation.
     """
 
-    def __init__(
-        self, seed: int, samples: int, batch_size: int, epochs: int, start: int = 0
-    ) -> None:
+    def __init__(self, seed: int, samples: int, batch_size: int, epochs: int) -> None:
         self.seed = seed
         self.samples = samples
         self.batch_size = min(batch_size, samples)
         self.steps_per_epoch = samples // self.batch_size
         self.total_steps = self.steps_per_epoch * epochs
-        self.start = start
 
-    def __len__(self) -> int:
-        return self.total_steps - self.start
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for step in range(self.start, self.total_steps):
+    def batches(self, start: int = 0) -> Iterator[list[Draw]]:
+        """The batches from step `start`, which may lie inside an epoch, to the last."""
+        for step in range(start, self.total_steps):
             epoch, batch = divmod(step, self.steps_per_epoch)
-            if batch == 0 or step == self.start:
+            if batch == 0 or step == start:
                 order = epoch_order(self.seed, epoch, self.samples)
             first = batch * self.batch_size
             yield [Draw(epoch, int(i)) for i in order[first : first + self.batch_size]]

@@ -35,8 +35,7 @@ class TrainingState:
         """The state before the first step; seeds torch's random state."""
         torch.manual_seed(job.recipe.seed)
         net = build_net(job.recipe, len(job.origin.classes)).to(job.device)
-        if job.recipe.channels_last:
-            net = net.to(memory_format=torch.channels_last)
+        net = net.to(memory_format=job.memory_format)
         optimiser = build_optimiser(job.recipe, net)
         return cls(
             net=net,

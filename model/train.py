@@ -58,6 +58,7 @@ def train(
     torch.backends.cudnn.benchmark = True
     state = TrainingState.initial(job)
     unscored = False
+    checkpoint.recover(job.out / "checkpoints")
     if found := checkpoint.newest(job.out / "checkpoints"):
         came_from, saved = checkpoint.load(found / checkpoint.BLOB)
         _must_fit(came_from, job.origin)
@@ -90,13 +91,16 @@ def train(
 
 def _run(job: Job, state: TrainingState, journal: Journal, workers: int, heed: Heed) -> None:
     """The loop, from `state` to the last step."""
-    job.order.start = state.step
     steps = job.order.steps_per_epoch
     log_every = max(1, steps // 10)
+    value: float | None = None  # the loss when it was last looked at
     speed = _Throughput()
     state.net.train()
     pinned = job.device.type == "cuda"
-    for batch in training_batches(job.train, job.recipe, job.order, workers, pin_memory=pinned):
+    batches = training_batches(
+        job.train, job.recipe, job.order, workers, start=state.step, pin_memory=pinned
+    )
+    for batch in batches:
         lr = float(state.schedule.get_last_lr()[0])
         loss = _step(job, state, batch)
         speed.images += len(batch.images)
@@ -105,12 +109,12 @@ def _run(job: Job, state: TrainingState, journal: Journal, workers: int, heed: H
             value = float(loss)  # the only place inside an epoch that waits for the device
             _must_be_finite(value, job, state)
             journal.write("step", state.step, epoch=state.step / steps, loss=value, lr=lr)
-            journal.progress(
-                step=state.step,
-                total_steps=job.order.total_steps,
-                loss=value,
-                images_per_second=speed.rate(),
-            )
+        journal.progress(
+            step=state.step,
+            total_steps=job.order.total_steps,
+            loss=value,
+            images_per_second=speed.rate(),
+        )
         if batch_in_epoch == 0:
             _end_epoch(job, state, journal, speed.rate(), heed)
             speed = _Throughput()
@@ -121,10 +125,8 @@ def _run(job: Job, state: TrainingState, journal: Journal, workers: int, heed: H
 def _step(job: Job, state: TrainingState, batch: Batch) -> Tensor:
     """One update of the weights; the loss, a scalar that is still on the device."""
     images = normalise(batch.images.to(job.device, non_blocking=True))
-    if job.recipe.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
     with autocast(job.device, job.dtype):
-        logits = state.net(images)
+        logits = state.net(images.contiguous(memory_format=job.memory_format))
     loss = job.loss(logits, batch.targets.to(job.device, non_blocking=True))
     state.optimiser.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()
@@ -145,7 +147,14 @@ def _end_epoch(
     """Validate, record, and keep a checkpoint; `speed` in images a second, None where unknown."""
     pictured = spread(len(job.val))
     scored = evaluate(
-        state.net, job.val, job.loss, job.device, job.dtype, keep=pictured, report=heed
+        state.net,
+        job.val,
+        job.loss,
+        job.device,
+        job.dtype,
+        job.memory_format,
+        keep=pictured,
+        report=heed,
     )
     score = scored.score
     epoch = state.step // job.order.steps_per_epoch

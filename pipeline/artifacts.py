@@ -3,7 +3,8 @@
 import base64
 import html
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from model.evaluate import Score
 
 _EVERY = 2.0  # seconds between two updates of a progress bar: each is a request to the server
+_PAUSE = 300.0  # the same when the server did not answer: a request may then hang for a minute
 
 
 class PrefectListener:
@@ -31,22 +33,35 @@ class PrefectListener:
         self._bars: dict[str, UUID] = {}
         self._next = 0.0
 
+    def began(self, run_id: str) -> None:
+        get_run_logger().info("run %s", run_id)
+
     def started(self, stage: str) -> None:
         self._next = 0.0
 
-    def advanced(self, stage: str, done: float, total: float | None) -> None:
+    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
         if not total or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _EVERY
-        self._show(stage, 100 * done / total)
+        with _if_it_can_be_told():
+            self._show(stage, 100 * done / total)
+            return
+        self._next = time.monotonic() + _PAUSE
 
     def said(self, stage: str, line: str) -> None:
         get_run_logger().info(line)
 
     def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
         if stage in self._bars:
-            self._show(stage, 100)
+            with _if_it_can_be_told():
+                self._show(stage, 100)
         get_run_logger().info("%s: %.1f s%s; %s", stage, seconds, " (reused)" * reused, summary)
+
+    def ended(self, run_id: str, failure: str | None) -> None:
+        if failure:
+            get_run_logger().error("run %s failed: %s", run_id, failure)
+        else:
+            get_run_logger().info("run %s done; `voc-train status %s` shows it", run_id, run_id)
 
     def _show(self, stage: str, percent: float) -> None:
         if stage in self._bars:
@@ -59,6 +74,15 @@ class PrefectListener:
         self._bars[stage] = created
 
 
+@contextmanager
+def _if_it_can_be_told() -> Iterator[None]:
+    """A server that is away must not end a training that does not need it."""
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning("Prefect's server cannot be told how the run stands: %s", error)
+
+
 def _cell(text: str) -> str:
     """Text that is neither HTML nor a column's border in a Markdown table."""
     return html.escape(text).replace("|", "&#124;")
@@ -66,39 +90,41 @@ def _cell(text: str) -> str:
 
 def show_samples(png: bytes) -> None:
     """A picture of validation samples: photo, truth, prediction."""
-    create_image_artifact(
-        image_url=f"data:image/png;base64,{base64.b64encode(png).decode()}",
-        key="voc-train-samples",
-        description="validation samples: photo, truth, prediction",
-    )
+    with _if_it_can_be_told():
+        create_image_artifact(
+            image_url=f"data:image/png;base64,{base64.b64encode(png).decode()}",
+            key="voc-train-samples",
+            description="validation samples: photo, truth, prediction",
+        )
 
 
 def summarise(outcome: Outcome, stages: Sequence[StageRecord], score: "Score") -> None:
     """A table of the stages and a summary in words."""
-    create_table_artifact(
-        table=[
-            {
-                "stage": stage.name,
-                "seconds": round(stage.seconds, 2),
-                "reused": "yes" if stage.reused else "no",
-                "what": stage.summary,
-            }
-            for stage in stages
-        ],
-        key="voc-train-stages",
-        description="stages of the run",
-    )
     classes = "\n".join(
         f"| {_cell(name)} | {'–' if iou is None else f'{iou:.4f}'} |"
         for name, iou in score.iou.items()
     )
-    create_markdown_artifact(
-        markdown=(
-            f"# Run {outcome.run_id}: mIoU {outcome.miou:.4f}\n\n"
-            f"- checkpoint `{outcome.checkpoint}`\n- sha256 `{outcome.sha256}`\n"
-            f"- weights digest `{outcome.weights_digest}`\n- report `{outcome.report}`\n\n"
-            f"| class | IoU |\n|---|---|\n{classes}\n"
-        ),
-        key="voc-train-summary",
-        description="what came out",
-    )
+    with _if_it_can_be_told():
+        create_table_artifact(
+            table=[
+                {
+                    "stage": stage.name,
+                    "seconds": round(stage.seconds, 2),
+                    "reused": "yes" if stage.reused else "no",
+                    "what": stage.summary,
+                }
+                for stage in stages
+            ],
+            key="voc-train-stages",
+            description="stages of the run",
+        )
+        create_markdown_artifact(
+            markdown=(
+                f"# Run {outcome.run_id}: mIoU {outcome.miou:.4f}\n\n"
+                f"- checkpoint `{outcome.checkpoint}`\n- sha256 `{outcome.sha256}`\n"
+                f"- weights digest `{outcome.weights_digest}`\n- report `{outcome.report}`\n\n"
+                f"| class | IoU |\n|---|---|\n{classes}\n"
+            ),
+            key="voc-train-summary",
+            description="what came out",
+        )

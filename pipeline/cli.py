@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -17,7 +19,10 @@ from infra.failure import Failure
 from infra.stores import Store
 from model.errors import InputError, first_problem
 from model.recipes import RECIPES
-from pipeline.parameters import Parameters, default_store, home
+from pipeline.parameters import Parameters, default_store, expanded, home
+
+if TYPE_CHECKING:
+    from pipeline.console import Terminal
 
 app = typer.Typer(
     help="Train a segmentation net on an archive of photos with masks.",
@@ -64,7 +69,7 @@ Limits = Annotated[
 ]
 
 
-@run_app.command("local")
+@run_app.command("local", short_help="Run it on this computer.")
 def run_local(
     archive: Archives = [],  # noqa: B006  # typer's way
     recipe: Annotated[str, typer.Option(help="See `voc-train recipes`.")] = "voc-segmentnet",
@@ -104,7 +109,7 @@ def run_local(
     from pipeline.console import Terminal
     from pipeline.progress import listening
 
-    with Terminal() as terminal:
+    with Terminal() as terminal, _failure_as_json(terminal if json else None):
         terminal.waiting("starting Prefect …")
         from pipeline.temporary_server import prefect_server
 
@@ -164,12 +169,15 @@ def fetch(
     manifest = fetch_checkpoint(_run_id(run), Store.open(store or default_store()), folder)
     path = folder / "checkpoint.pt"
     if json:
-        print(manifest.model_dump_json())
-    else:
-        print(f"{path}\nmIoU {manifest.miou:.4f}, step {manifest.step}, sha256 {manifest.sha256}")
+        from pydantic_core import to_json
+
+        print(to_json({"checkpoint": path, **dict(manifest)}).decode())
+        return
+    score = "not scored yet" if manifest.miou is None else f"mIoU {manifest.miou:.4f}"
+    print(f"{path}\n{score}, step {manifest.step}, sha256 {manifest.sha256}")
 
 
-@app.command()
+@app.command(short_help="Score a checkpoint on the photos of an archive.")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt")],
     archive: Archives = [],  # noqa: B006
@@ -202,6 +210,23 @@ def evaluate(
         print_score(score)
 
 
+@contextmanager
+def _failure_as_json(terminal: "Terminal | None") -> Iterator[None]:
+    """With a terminal, whose run it is, end a failure with an object on standard output too."""
+    try:
+        yield
+    except BaseException as error:
+        if terminal:
+            from pydantic_core import to_json
+
+            from pipeline.run import explained
+
+            cause, message = explained(error)
+            failed = {"run_id": terminal.run_id, "cause": cause, "message": message}
+            print(to_json(failed).decode())
+        raise
+
+
 def _parameters(**values: Any) -> Parameters:
     """The parameters from what was typed; what was not typed keeps its default."""
     from pydantic import ValidationError
@@ -209,6 +234,8 @@ def _parameters(**values: Any) -> Parameters:
     if not values["archives"]:
         raise InputError("Name at least one --archive: a path or URL of a VOC-style tar.")
     given = {key: value for key, value in values.items() if value not in (None, "", {})}
+    if not all(url.strip() for url in values["archives"]):
+        raise InputError("An --archive is empty; give a path or a URL.")
     given["archives"] = [_absolute(url) for url in values["archives"]]
     if "classes" in given:
         given["classes"] = [name.strip() for name in given["classes"].split(",")]
@@ -224,7 +251,7 @@ def _absolute(url: str) -> str:
     if "://" in url:
         return url
     path, mark, checksum = url.partition("#sha256=")
-    return f"{Path(path).expanduser().absolute()}{mark}{checksum}"
+    return f"{expanded(path)}{mark}{checksum}"
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:
@@ -252,6 +279,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _must_be_text(arguments)
+        if arguments in ([], ["run"]):
+            arguments.append("--help")
         code = app(arguments, prog_name="voc-train", standalone_mode=False)
         if code == _INTERRUPTED:  # typer's answer to Ctrl-C, without a word
             raise KeyboardInterrupt

@@ -4,23 +4,45 @@ Everything goes to standard error, so that standard output holds the result alon
 """
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 _PLAIN_EVERY = 10.0  # seconds between two plain progress lines
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return "{}:{:02d}".format(*divmod(int(seconds), 60))
 
 
 class _Elapsed(ProgressColumn):
     """Time until the stage ended; rich's own column stops where the bar is full."""
 
     def render(self, task: Task) -> Text:
-        """Minutes and seconds."""
-        minutes, seconds = divmod(int(task.elapsed or 0), 60)
-        return Text(f"{minutes:3d}:{seconds:02d}", style="progress.elapsed")
+        """Right-aligned, up to 999 minutes."""
+        return Text(f"{_clock(task.elapsed or 0):>6}", style="progress.elapsed")
+
+
+class _Bars(Progress):
+    """Leaves the end of the line free: the ^C that a terminal echoes there must not wrap it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The table of all bars."""
+        yield _Narrower(self.make_tasks_table(self.tasks))
+
+
+class _Narrower:
+    def __init__(self, table: RenderableType) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self._table, options.update(width=options.max_width - 4))
 
 
 class Terminal:
@@ -30,14 +52,18 @@ class Terminal:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         if self._console.is_terminal:
-            self._bars = Progress(
-                TextColumn("{task.fields[mark]} {task.description:<16}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.percentage:>3.0f}%"),
-                _Elapsed(),
-                TextColumn("[dim]{task.fields[note]}"),
+            whole = Column(no_wrap=True)
+            rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            self._bars = _Bars(
+                TextColumn("{task.fields[mark]} {task.description:<16}", table_column=whole),
+                BarColumn(bar_width=16, table_column=whole),
+                TextColumn("{task.percentage:>3.0f}%", table_column=whole),
+                _Elapsed(table_column=whole),
+                TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=rest),
                 console=self._console,
+                expand=True,
             )
+        self.run_id: str | None = None  # once there is a run
         self._ids: dict[str, TaskID] = {}
         self._next_line = 0.0
 
@@ -57,7 +83,11 @@ class Terminal:
 
     def waiting(self, what: str) -> None:
         """Say what is being waited for before the first stage."""
-        self._console.print(what, style="dim")
+        self._dimly(what)
+
+    def began(self, run_id: str) -> None:
+        self.run_id = run_id
+        self._dimly(f"run {run_id}")
 
     def started(self, stage: str) -> None:
         self._next_line = time.monotonic() + _PLAIN_EVERY
@@ -66,15 +96,18 @@ class Terminal:
         else:
             self._console.print(f"{stage} …")
 
-    def advanced(self, stage: str, done: float, total: float | None) -> None:
+    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
         if self._bars:
-            self._bars.update(self._ids[stage], completed=done, total=total)
+            bar = self._ids[stage]
+            self._bars.update(bar, completed=done, total=total)
+            left = self._bars.tasks[bar].time_remaining
+            self._bars.update(bar, note=f"{_clock(left)} left  {note}" if left else note)
         elif total and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _PLAIN_EVERY
-            self._console.print(f"{stage} {100 * done / total:.0f}%")
+            self._console.print(f"{stage} {100 * done / total:.0f}%  {note}".rstrip())
 
     def said(self, stage: str, line: str) -> None:
-        self._console.print(f"  {line}", style="dim", markup=False)
+        self._dimly(f"  {line}")
 
     def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
         if self._bars:
@@ -88,3 +121,11 @@ class Terminal:
                 f"{stage} {'reused' if reused else 'done'} in {seconds:.1f} s: {summary}",
                 markup=False,
             )
+
+    def ended(self, run_id: str, failure: str | None) -> None:
+        if failure:
+            self._dimly(f"`voc-train status {run_id}` shows how far it came")
+
+    def _dimly(self, line: str) -> None:
+        # As the style of `print` it would dim the bars, too, until they are drawn again.
+        self._console.print(Text(line, style="dim"))

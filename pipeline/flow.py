@@ -36,6 +36,7 @@ def voc_train(parameters: Parameters) -> Outcome:
     """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home."""
     run = Run(parameters, [artifacts.PrefectListener(), *listening.get()])
     with run.recorded():
+        must_have_device(parameters.device)  # rather now than after an hour of preparation
         archives = extract_archives(run)
         separation = separate_pairs(run, archives)
         dataset = build_shards(run, separation, archives)
@@ -53,8 +54,16 @@ def voc_train(parameters: Parameters) -> Outcome:
             reused=tuple(stage.name for stage in run.stages if stage.reused),
         )
         artifacts.summarise(run.outcome, run.stages, evaluation.score)
-        must_pass_gate(checkpoint.recipe, evaluation.score.miou)
+        must_pass_gate(checkpoint.recipe, evaluation.score.miou, report)
     return run.outcome
+
+
+def must_have_device(device: str) -> None:
+    """Raise InputError when this computer lacks the device that was asked for."""
+    if device not in ("auto", "cpu"):  # the import takes seconds
+        from model.device import pick_device
+
+        pick_device(device)
 
 
 @task(name="extract", cache_policy=NO_CACHE)

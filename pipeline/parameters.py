@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.urls import has_secret, without_secrets
+from model.errors import InputError
 from model.recipe import Recipe
 from model.recipes import named
 
@@ -23,7 +24,15 @@ VOC_CLASSES = (
 
 def home() -> Path:
     """Where everything lies that is not said otherwise: `VOC_TRAIN_HOME`, or `~/voc-train`."""
-    return Path(os.environ.get("VOC_TRAIN_HOME") or "~/voc-train").expanduser().absolute()
+    return expanded(os.environ.get("VOC_TRAIN_HOME") or "~/voc-train")
+
+
+def expanded(path: str) -> Path:
+    """A path as a person types it, absolute and with `~` filled in."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise InputError(f"{path} is in the home of a user that is not known here.") from None
 
 
 def default_store() -> str:

@@ -1,24 +1,30 @@
 """How far a run is: stages report, listeners show it (a terminal, Prefect, nobody)."""
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
-# Hears (done, total) in whatever unit the stage counts; total None while it is unknown.
-Progress = Callable[[float, float | None], None]
+
+class Progress(Protocol):
+    """Hears how far a stage is."""
+
+    def __call__(self, done: float, total: float | None, note: str = "", /) -> None:
+        """In whatever unit the stage counts, total None while unknown; `note` says it in words."""
 
 
-def silent(_done: float, _total: float | None) -> None:
-    """Report to nobody."""
+def silent(_done: float, _total: float | None, _note: str = "") -> None:
+    """Tell nobody."""
 
 
 class Listener(Protocol):
     """Somebody who wants to know how a run is getting on."""
 
+    def began(self, run_id: str) -> None:
+        """A run began; what follows is about its stages."""
+
     def started(self, stage: str) -> None:
         """A stage began."""
 
-    def advanced(self, stage: str, done: float, total: float | None) -> None:
+    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
         """A stage got further; called often, so it must be quick."""
 
     def said(self, stage: str, line: str) -> None:
@@ -26,6 +32,9 @@ class Listener(Protocol):
 
     def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
         """A stage ended well."""
+
+    def ended(self, run_id: str, failure: str | None) -> None:
+        """A run ended; `failure` is the cause and the sentence of one that failed."""
 
 
 # Who listens beside Prefect: the command line puts its terminal here before it starts the flow,

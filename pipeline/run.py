@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -75,10 +75,10 @@ class Stage:
         self.seconds = 0.0  # once it has ended
         self._listeners = listeners
 
-    def report(self, done: float, total: float | None) -> None:
+    def report(self, done: float, total: float | None, note: str = "") -> None:
         """Tell everybody how far it is."""
         for listener in self._listeners:
-            listener.advanced(self.name, done, total)
+            listener.advanced(self.name, done, total, note)
 
     def say(self, line: str) -> None:
         """Tell everybody something in words."""
@@ -119,6 +119,8 @@ class Run:
     def recorded(self) -> Iterator[None]:
         """Keep `run.json` true about how this run stands, however it ends."""
         self._record("running")
+        for listener in self.listeners:
+            listener.began(self.run_id)
         try:
             yield
         except BaseException as error:
@@ -127,8 +129,12 @@ class Run:
                 self._record("failed", cause, message)
             except Failure:  # the first failure is the one to hear of
                 logging.getLogger(__name__).warning("the store cannot be written any more")
+            for listener in self.listeners:
+                listener.ended(self.run_id, f"{cause}: {message}")
             raise
         self._record("done")
+        for listener in self.listeners:
+            listener.ended(self.run_id, None)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -142,9 +148,13 @@ class Run:
         )
 
     def metrics(self) -> list[dict[str, object]]:
-        """What training logged, as it lies in the store."""
+        """What training logged, as it lies in the store, less any line that is damaged."""
         data = self.store.get(run_key(self.run_id, "metrics.jsonl")) or b""
-        return [json.loads(line) for line in data.splitlines()]
+        records = []
+        for line in data.splitlines():
+            with suppress(ValueError):
+                records.append(json.loads(line))
+        return records
 
     def _record(
         self,

@@ -107,11 +107,6 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
     failure = run if run["cause"] else run["result"] or run
     if failure["cause"]:
         console.print(f"{failure['cause']}: {failure['message']}", markup=False)
-    if run["state"] == "trained":
-        console.print(
-            f"if nobody is scoring it, voc-train fetch {run['run_id']} brings its checkpoint home",
-            markup=False,
-        )
     for stage in run["stages"]:
         mark = "reused" if stage["reused"] else f"{stage['seconds']:.1f} s"
         console.print(f"  {stage['name']:<17}{mark:>8}  {stage['summary']}", markup=False)
@@ -119,6 +114,9 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
         progress = run["heartbeat"]["progress"]
         if "step" in progress:
             console.print(f"  step {progress['step']} of {progress['total_steps']}")
+    if run["checkpoints"] and not run["outcome"] and run["state"] != "running":
+        step = int(run["checkpoints"][-1])
+        console.print(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}", markup=False)
     if run["outcome"]:
         console.print(f"mIoU {run['outcome']['miou']:.4f}")
         console.print(f"checkpoint  {run['outcome']['checkpoint']}", markup=False)

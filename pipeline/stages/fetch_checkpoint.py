@@ -26,7 +26,8 @@ _ROUNDING = 0.01
 def fetch_checkpoint(run_id: str, store: Store, folder: Path) -> "CheckpointManifest":
     """Copy the best checkpoint of a run to `folder/checkpoint.pt`; damaged ones are passed over.
 
-    Raises Failure(BAD_INPUT) when the run has no checkpoint, Failure(CORRUPT) when none verifies.
+    Of a run that was stopped before its first validation it is the newest. Raises
+    Failure(BAD_INPUT) when the run has no checkpoint, Failure(CORRUPT) when none verifies.
     """
     from model import checkpoint
 
@@ -36,14 +37,15 @@ def fetch_checkpoint(run_id: str, store: Store, folder: Path) -> "CheckpointMani
         data = store.get(f"{prefix}/{step}/{checkpoint.MANIFEST}")
         if data and (manifest := checkpoint.parse_manifest(data)):
             found[step] = manifest
-    best_first = checkpoint.best_first(found)
-    if not best_first:
+    if not found:
         raise Failure(
             Cause.BAD_INPUT,
-            f"Run {run_id} in {store.url} has no scored checkpoint; see `voc-train status`.",
+            f"There is no checkpoint of a run {run_id} in {store.url}; see `voc-train status`.",
         )
+    best_first = checkpoint.best_first(found)
+    unscored = sorted(found.keys() - set(best_first), reverse=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for step in best_first:
+    for step in (*best_first, *unscored):
         if store.size(f"{prefix}/{step}/{checkpoint.BLOB}") != found[step].size:
             continue
         # Under `folder` only once it verifies: what lies there counts, the one before included.
@@ -95,11 +97,11 @@ def evaluate_again(
     return evaluation
 
 
-def must_pass_gate(recipe: Recipe, miou: float) -> None:
+def must_pass_gate(recipe: Recipe, miou: float, report: str) -> None:
     """Raise Failure(BELOW_GATE) when the best mIoU is below what the recipe asks for."""
     if recipe.min_miou is not None and miou < recipe.min_miou:
         raise Failure(
             Cause.BELOW_GATE,
             f"The best mIoU, {miou:.4f}, is below the recipe's gate of {recipe.min_miou:g}: "
-            "nothing was learned, or too little. Look at the report; the checkpoint was kept.",
+            f"nothing was learned, or too little. Look at {report}; the checkpoint lies beside it.",
         )

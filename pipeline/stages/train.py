@@ -7,6 +7,7 @@ whose controller is gone finishes all the same.
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 from infra.failure import Cause, Failure
 from infra.log import LogReader
@@ -126,7 +127,7 @@ def _follow(
             continue
         seen = time.monotonic()
         if heartbeat and (total := heartbeat.progress.get("total_steps")):
-            report(heartbeat.progress.get("step", 0), total)
+            report(heartbeat.progress.get("step", 0), total, _in_words(heartbeat.progress))
         for line in lines:
             say(line)
         if result or (not alive and (result := machine.unsent_result())):
@@ -138,3 +139,13 @@ def _follow(
                 "start the run again.",
             )
         time.sleep(_POLL)
+
+
+def _in_words(progress: dict[str, Any]) -> str:
+    """What a person wants to see of a job's `progress.json`."""
+    said = [f"{progress.get('step', 0):,}/{progress['total_steps']:,}"]
+    if (loss := progress.get("loss")) is not None:
+        said.append(f"loss {loss:.2f}")
+    if speed := progress.get("images_per_second"):
+        said.append(f"{speed:.0f}/s")
+    return "  ".join(said)

@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, and which of them counts."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -137,6 +138,50 @@ def test_a_damaged_checkpoint_is_replaced(tmp_path: Path) -> None:
     damage(saved / BLOB)
     save(tmp_path, 1)
     assert checkpoint.verified(saved)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_kill_while_one_is_replaced_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """At the renaming of the old, at that of the new, and when the old is half deleted."""
+    save(tmp_path, 1, 0.9)
+    replaced = save(tmp_path, 2)
+    calls = itertools.count(1)
+    rename, rmtree = Path.rename, shutil.rmtree
+
+    def renamed(path: Path, target: Path) -> Path:
+        if next(calls) == call:
+            raise Killed
+        return rename(path, target)
+
+    def deleted(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists() and next(calls) == call:
+            next(path.iterdir()).unlink()
+            raise Killed
+        rmtree(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", renamed)
+        patch.setattr(shutil, "rmtree", deleted)
+        with pytest.raises(Killed):
+            save(tmp_path, 2, 0.5)
+    checkpoint.recover(tmp_path)
+
+    assert checkpoint.newest(tmp_path) == replaced
+    assert checkpoint.load(replaced / BLOB)[0] == describe(2, 0.5)
+    assert steps(tmp_path) == [1, 2]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_was_not_whole_when_it_was_killed_is_forgotten(tmp_path: Path) -> None:
+    saved = save(tmp_path, 2)
+    half = tmp_path / ".00000002.part"
+    shutil.copytree(saved, half)
+    (half / MANIFEST).unlink()
+    checkpoint.recover(tmp_path)
+    assert not half.exists()
+    assert checkpoint.newest(tmp_path) == saved
 
 
 def test_bytes_that_are_no_manifest() -> None:

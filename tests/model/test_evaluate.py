@@ -19,10 +19,12 @@ from model.images import decode_mask
 from model.loader import normalise
 from model.losses import build_loss
 from model.nets import build_net
+from model.nets.segmentnet import SegmentNet
 from model.train import train
 from tiny import CLASSES, RECIPE, journal, write_dataset, write_job
 
 CPU = torch.device("cpu")
+LAYOUT = torch.channels_last
 LOSS = build_loss(RECIPE.override({"loss": "cross_entropy"}))
 
 
@@ -90,6 +92,35 @@ def test_a_checkpoint_scores_exactly_what_training_said(
     assert score.images == 4
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_training_and_evaluation_obey_the_recipes_memory_format(
+    tmp_path: Path, channels_last: bool
+) -> None:
+    job = write_job(tmp_path / "job", channels_last=channels_last, epochs=1)
+    seen: dict[bool, set[tuple[bool, bool]]] = {True: set(), False: set()}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, SegmentNet):
+            # The weights of a 1x1 convolution lie the same either way.
+            kernels = [w for w in module.parameters() if w.dim() == 4 and w.shape[2] == 3]
+            seen[module.training] |= {memory_formats(tensor) for tensor in (*inputs, *kernels)}
+
+    hook = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        train(job, run_id="run")
+        in_training, validating = seen[True], set(seen[False])
+        seen[False].clear()
+        evaluate_checkpoint(blob(job), job / "dataset")
+    finally:
+        hook.remove()
+    assert in_training == validating == seen[False] == {(channels_last, not channels_last)}
+
+
+def memory_formats(tensor: Tensor) -> tuple[bool, bool]:
+    """Whether it lies with its channels last, and whether in torch's usual order."""
+    return tensor.is_contiguous(memory_format=torch.channels_last), tensor.is_contiguous()
+
+
 class Watched(nn.Module):
     """Says class 1 everywhere, and notes what it was given."""
 
@@ -113,7 +144,7 @@ def test_one_image_at_a_time_at_its_own_size_in_eval_mode(job: Path, training: b
     heard: list[tuple[int, int]] = []
     data = Dataset(job / "dataset", "val")
     found = evaluate(
-        net, data, LOSS, CPU, torch.float32, keep={2}, report=lambda *x: heard.append(x)
+        net, data, LOSS, CPU, torch.float32, LAYOUT, keep={2}, report=lambda *x: heard.append(x)
     )
     assert net.training == training
     sizes = [(17 + i, 26 - i) for i in range(4)]
@@ -129,7 +160,7 @@ def test_one_image_at_a_time_at_its_own_size_in_eval_mode(job: Path, training: b
 def test_the_net_sees_what_it_saw_in_training(job: Path) -> None:
     net = Watched()
     data = Dataset(job / "dataset", "val")
-    evaluate(net, data, LOSS, CPU, torch.bfloat16)
+    evaluate(net, data, LOSS, CPU, torch.bfloat16, LAYOUT)
     photo = torch.from_numpy(data[0].photo).permute(2, 0, 1)[None]
     torch.testing.assert_close(net.images[0], normalise(photo))
     assert net.modes == {(False, False, True)}  # autocast
@@ -142,14 +173,14 @@ def test_the_mode_is_restored_after_a_failure(job: Path) -> None:
 
     net = Broken().train()
     with pytest.raises(MemoryError):
-        evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32)
+        evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32, LAYOUT)
     assert net.training
 
 
 def test_evaluating_changes_nothing_in_the_net(job: Path) -> None:
     net = build_net(RECIPE, 3).train()
     before = checkpoint.weights_digest(net.state_dict())
-    evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32)
+    evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32, LAYOUT)
     assert checkpoint.weights_digest(net.state_dict()) == before
 
 
@@ -157,7 +188,7 @@ def test_a_class_that_occurs_nowhere_has_no_iou(tmp_path: Path) -> None:
     blank = (np.zeros((9, 11, 3), np.uint8), np.ones((9, 11), np.uint8))
     write_dataset(tmp_path / "d", {"val": [blank]})
     data = Dataset(tmp_path / "d", "val")
-    score = evaluate(Watched(), data, LOSS, CPU, torch.float32).score
+    score = evaluate(Watched(), data, LOSS, CPU, torch.float32, LAYOUT).score
     assert score.iou == {"background": None, "red": 1.0, "green": None}
     assert score.miou == 1.0
 

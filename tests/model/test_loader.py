@@ -16,8 +16,8 @@ from tiny import RECIPE, labelled, write_dataset
 def batches(folder: Path, workers: int, *, seed: int = 0, start: int = 0) -> list[Batch]:
     recipe = RECIPE.override({"seed": seed})
     data = Dataset(folder, "train")
-    order = BatchOrder(seed, len(data), recipe.batch_size, epochs=2, start=start)
-    return list(training_batches(data, recipe, order, workers, pin_memory=False))
+    order = BatchOrder(seed, len(data), recipe.batch_size, epochs=2)
+    return list(training_batches(data, recipe, order, workers, start=start, pin_memory=False))
 
 
 def equal(left: list[Batch], right: list[Batch]) -> bool:

@@ -29,11 +29,12 @@ def test_epochs_and_seeds_differ() -> None:
 def test_going_on_from_any_step_yields_the_same_tail(
     seed: int, samples: int, batch_size: int, epochs: int, data: st.DataObject
 ) -> None:
-    whole = list(BatchOrder(seed, samples, batch_size, epochs))
+    order = BatchOrder(seed, samples, batch_size, epochs)
+    whole = list(order.batches())
+    assert len(whole) == order.total_steps == epochs * order.steps_per_epoch
     start = data.draw(st.integers(0, len(whole)))
-    rest = BatchOrder(seed, samples, batch_size, epochs, start)
-    assert list(rest) == whole[start:]
-    assert len(rest) == len(whole) - start
+    assert list(order.batches(start)) == whole[start:]
+    assert list(order.batches()) == whole  # nothing is remembered
 
 
 @given(SEEDS, st.integers(1, 40), st.integers(1, 50), st.integers(1, 4))
@@ -41,23 +42,23 @@ def test_every_sample_at_most_once_an_epoch(
     seed: int, samples: int, batch_size: int, epochs: int
 ) -> None:
     order = BatchOrder(seed, samples, batch_size, epochs)
-    draws = list(chain.from_iterable(order))
+    draws = list(chain.from_iterable(order.batches()))
     assert len(set(draws)) == len(draws)
     assert {draw.epoch for draw in draws} == set(range(epochs))
     assert all(0 <= draw.position < samples for draw in draws)
-    assert {len(batch) for batch in order} == {min(batch_size, samples)}
+    assert {len(batch) for batch in order.batches()} == {min(batch_size, samples)}
     assert len(draws) == epochs * (samples - samples % min(batch_size, samples))
 
 
 def test_fewer_samples_than_the_batch_size_make_one_batch_an_epoch() -> None:
-    batches = list(BatchOrder(0, 3, 16, 2))
+    batches = list(BatchOrder(0, 3, 16, 2).batches())
     assert [sorted(batch) for batch in batches] == [
         [Draw(epoch, position) for position in range(3)] for epoch in range(2)
     ]
 
 
 def test_what_one_epoch_leaves_out_comes_up_in_another() -> None:
-    draws = chain.from_iterable(BatchOrder(0, 5, 2, 10))
+    draws = chain.from_iterable(BatchOrder(0, 5, 2, 10).batches())
     assert {draw.position for draw in draws} == set(range(5))
 
 

@@ -3,8 +3,11 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+
+import pytest
 
 from model.recipe import Recipe
 from model.recipes import RECIPES
@@ -14,20 +17,23 @@ _COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 _STORY = """
 from pipeline.console import Terminal
 with Terminal() as terminal:
+    terminal.began("261121-4k2ra")
     terminal.started("extract")
     terminal.finished("extract", 0.1, True, "1 archive(s)")
     terminal.started("train")
-    terminal.advanced("train", 5, 10)
+    terminal.advanced("train", 5, 10, "5/10  loss 0.50")
     terminal.said("train", "epoch 1/2  [bold]loss[/bold] 0.5" + 100 * "-")
     terminal.finished("train", 12.3, False, "12 s on this computer")
     terminal.started("fetch-checkpoint")
-    terminal.advanced("fetch-checkpoint", 3, 10)
-"""  # and there it failed
+    terminal.advanced("fetch-checkpoint", 3, 10, "a note that fills the rest of the line " * 3)
+    terminal.ended("261121-4k2ra", "STORE: The store is full.")
+"""
 
 
-def test_a_terminal_shows_bars() -> None:
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_bars(columns: int) -> None:
     ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(columns)}
     environment.pop("NO_COLOR", None)
     child = subprocess.Popen([sys.executable, "-c", _STORY], stderr=theirs, env=environment)
     os.close(theirs)
@@ -42,6 +48,12 @@ def test_a_terminal_shows_bars() -> None:
     assert "✓" in text
     assert "epoch 1/2  [bold]loss[/bold] 0.5" in text  # what training says is no markup
     assert "12 s on this computer" in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
+    fetching = [line.rstrip() for line in plain if "fetch-checkpoint" in line][-1]
+    # Nothing but the note gives way, and there is room at the end for a ^C.
+    assert re.search(r"━{10,} +30% +0:00 a note that .*…$", fetching), fetching
+    assert len(fetching) <= columns - 4
+    assert "voc-train status 261121-4k2ra" in text
 
 
 def test_without_a_terminal_there_are_plain_lines() -> None:
@@ -50,13 +62,26 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     )
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
+        "run 261121-4k2ra",
         "extract …",
         "extract reused in 0.1 s: 1 archive(s)",
         "train …",
         "  epoch 1/2  [bold]loss[/bold] 0.5" + 100 * "-",
         "train done in 12.3 s: 12 s on this computer",
         "fetch-checkpoint …",
+        "`voc-train status 261121-4k2ra` shows how far it came",
     ]
+
+
+@pytest.mark.parametrize("group", [[], ["run"]])
+def test_without_a_command_there_is_help(group: list[str]) -> None:
+    done = subprocess.run([*_COMMAND, *group], capture_output=True, text=True, timeout=60)
+    asked = subprocess.run(
+        [*_COMMAND, *group, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == asked.stdout
+    assert "Commands:" in done.stdout
 
 
 def test_debug_shows_where_an_error_comes_from() -> None:

@@ -134,13 +134,18 @@ def test_when_none_verifies_nothing_comes(store: Store, home: Path, tmp_path: Pa
     assert _names(home) == []
 
 
-@pytest.mark.parametrize("unscored", [False, True])
-def test_a_run_without_a_scored_checkpoint_is_wrong_input(
-    store: Store, home: Path, tmp_path: Path, unscored: bool
+def test_what_was_stopped_before_its_first_validation_comes_home_too(
+    store: Store, home: Path, tmp_path: Path
 ) -> None:
-    if unscored:
-        _save(store, tmp_path / "out", 1, None)
-    with pytest.raises(Failure, match=r"no scored checkpoint; see `voc-train status`") as caught:
+    for step in (1, 2):
+        _save(store, tmp_path / "out", step, None)
+    assert fetch_checkpoint("r", store, home).step == 2
+    _save(store, tmp_path / "out", 1, 0.1)  # any score is better than none
+    assert fetch_checkpoint("r", store, home).step == 1
+
+
+def test_a_run_without_a_checkpoint_is_wrong_input(store: Store, home: Path) -> None:
+    with pytest.raises(Failure, match=r"no checkpoint of a run r .*`voc-train status`") as caught:
         fetch_checkpoint("r", store, home)
     assert caught.value.exit_code == 2
     assert not home.exists()

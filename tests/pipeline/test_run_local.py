@@ -117,11 +117,22 @@ def test_a_run_below_the_gate_fails_but_keeps_checkpoint_and_report(
 ) -> None:
     done = run(archive, home, "--set", "min_miou=0.99", code=1)
     assert "0.99" in done.stderr
+    said = last_json(done)
+    assert said["cause"] == "BELOW_GATE"
+    assert str(home / "checkpoints" / said["run_id"] / "report.html") in said["message"]
+    assert said["message"] in done.stderr
     records = json.loads(voc_train("status", "--json", home=home).stdout)
     failed = [record for record in records if record["state"] == "failed"]
-    assert [record["cause"] for record in failed] == ["BELOW_GATE"]
+    assert [(r["run_id"], r["cause"]) for r in failed] == [(said["run_id"], "BELOW_GATE")]
     assert (home / "checkpoints" / failed[0]["run_id"] / "checkpoint.pt").exists()
     assert (home / "store" / "runs" / failed[0]["run_id"] / "report.html").exists()
+
+
+def test_a_device_that_is_not_here_is_refused_before_the_work(archive: Path, home: Path) -> None:
+    store = home / "other-store"
+    done = run(archive, home, "--device", "mps", "--store", str(store), code=2)
+    assert "mps" in last_json(done)["message"]
+    assert not (store / "archives").exists()
 
 
 def test_status_fetch_and_evaluate_agree_with_the_run(

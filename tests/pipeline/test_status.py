@@ -102,7 +102,8 @@ def test_a_run_whose_controller_died_says_how_to_go_on(
     for run_id, cause in (("trained", None), ("failed", Cause.OUT_OF_MEMORY)):
         record(store, run_id, started=long_ago)
         result(store, run_id, long_ago, cause)
+    store.put("runs/trained/checkpoints/00000032/manifest.json", b"{}")
     print_one(one_run(store, "trained"), as_json=False)
-    assert "voc-train fetch trained" in capsys.readouterr().out
+    assert "of step 32: voc-train fetch trained" in capsys.readouterr().out
     print_one(one_run(store, "failed"), as_json=False)
     assert "OUT_OF_MEMORY: said" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def _agents() -> list[psutil.Process]:
 _LONG = (
     "import os, time, pathlib\n"
     "print(os.getpid(), flush=True)\n"
-    "pathlib.Path('out/.p').write_text('{\"step\": 4, \"total_steps\": 8}')\n"
+    "pathlib.Path('out/.p').write_text('{\"step\": 4, \"total_steps\": 8, \"loss\": 0.25}')\n"
     "os.rename('out/.p', 'out/progress.json')\n"
     "time.sleep(600)\n"
 )
@@ -69,16 +69,16 @@ def test_every_line_is_told_once_and_in_order(
 
 
 def test_progress_is_reported(store: Store, machine: LocalMachine, tmp_path: Path) -> None:
-    told: list[tuple[float, float | None]] = []
+    told: list[tuple[float, float | None, str]] = []
     go = tmp_path / "go"
 
-    def report(done: float, total: float | None) -> None:
-        told.append((done, total))
+    def report(done: float, total: float | None, note: str = "") -> None:
+        told.append((done, total, note))
         go.touch()
 
     job = _LONG.replace("time.sleep(600)", f"while not os.path.exists({str(go)!r}): time.sleep(0)")
     train(job_spec(job), store, machine, report=report, say=lambda _: None)
-    assert set(told) == {(4, 8)}
+    assert set(told) == {(4, 8, "4/8  loss 0.25")}
 
 
 def test_a_job_that_ends_well_leaves_no_folder(
@@ -124,7 +124,7 @@ def test_an_interrupted_controller_leaves_nothing_running(
     jobs: list[int] = []
     go = tmp_path / "go"
 
-    def interrupt(_done: float, _total: float | None) -> None:
+    def interrupt(_done: float, _total: float | None, _note: str = "") -> None:
         raise KeyboardInterrupt
 
     def say(line: str) -> None:

@@ -13,12 +13,16 @@ from infra.stores import Store
 PATIENCE = 60.0  # seconds for what takes one on an idle machine
 
 
-def put_spec(store: Store, code: str, *, deadline: float = 600, **more: object) -> None:
-    """Put the job that runs this Python text into the store as run `r`."""
-    spec = JobSpec.model_validate(
+def job_spec(code: str, *, deadline: float = 600, **more: object) -> JobSpec:
+    """The job that runs this Python text, as run `r`."""
+    return JobSpec.model_validate(
         {"run_id": "r", "argv": ("python", "-c", code), "deadline_seconds": deadline, **more}
     )
-    store.put("runs/r/spec.json", spec.model_dump_json().encode())
+
+
+def put_spec(store: Store, code: str, *, deadline: float = 600, **more: object) -> None:
+    """Put that job into the store."""
+    store.write("runs/r/spec.json", job_spec(code, deadline=deadline, **more))
 
 
 def run_agent(store: Store, job: Path) -> Result:
