@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from model.errors import InputError
@@ -26,6 +27,7 @@ from model.recipe import Recipe
 BLOB, MANIFEST = "checkpoint.pt", "manifest.json"
 FORMAT = 1
 _PART, _OLD = ".part", ".old"
+_FOREIGN = "foreign"  # the type of the error for what no version of ours writes
 
 _Place = TypeVar("_Place")
 
@@ -49,6 +51,14 @@ class Description(BaseModel):
     steps_per_epoch: int
     miou: float | None  # on the whole validation set; None between two validations
     iou: dict[str, float | None]  # a class that occurs nowhere has none
+
+    @field_validator("classes")
+    @classmethod
+    def _printable(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """They are shown on a terminal, which obeys what is not printable."""
+        if not all(name.isprintable() for name in classes):
+            raise PydanticCustomError(_FOREIGN, "class names must be printable")
+        return classes
 
 
 class CheckpointManifest(Description):
@@ -76,14 +86,34 @@ def file_sha256(path: Path) -> str:
 
 
 def save(folder: Path, description: Description, state: Mapping[str, Any]) -> CheckpointManifest:
-    """Write `folder/<step>/`, whole or not at all; `state["net"]` holds the weights."""
+    """Write `folder/<step>/`, whole or not at all; `state["net"]` holds the weights.
+
+    Raises OSError where it cannot be written, and leaves the room that it had taken.
+    """
     final = folder / f"{description.step:08d}"
     part = folder / f".{final.name}{_PART}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    try:
+        manifest = _write(part, description, state)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    _put_in_place(part, final)
+    return manifest
+
+
+def _write(part: Path, description: Description, state: Mapping[str, Any]) -> CheckpointManifest:
+    """Write blob and manifest into the folder `part`."""
     blob = part / BLOB
     with blob.open("wb") as file:
-        torch.save({"description": description.model_dump_json(), **state}, file)
+        try:
+            torch.save({"description": description.model_dump_json(), **state}, file)
+        except RuntimeError as error:
+            # Closing its archive after a failed write, torch stumbles again and says only that.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
     manifest = CheckpointManifest(
@@ -93,7 +123,6 @@ def save(folder: Path, description: Description, state: Mapping[str, Any]) -> Ch
         weights_digest=weights_digest(state["net"]),
     )
     (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-    _put_in_place(part, final)
     return manifest
 
 
@@ -144,14 +173,21 @@ def load(path: Path) -> tuple[Description, dict[str, Any]]:
     Raises InputError when the file is no checkpoint of ours, damaged, or of a newer version.
     """
     try:
+        # A pipe would be waited for, and a device may have no end.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is no file; name a {BLOB}.")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         description = Description.model_validate_json(state.pop("description"))
         state["net"]
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"There is no checkpoint {path}.") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name the {BLOB} inside it.") from None
     except ValidationError as error:
+        if any(problem["type"] == _FOREIGN for problem in error.errors()):
+            raise InputError(f"{path} is not a whole checkpoint of voc-train.") from None
         raise InputError(
             f"{path} was written by another version of voc-train ({error.error_count()} fields "
             "differ); use that version, or train again."

@@ -1,9 +1,25 @@
 """What can go wrong in this room, said in a sentence."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 from pydantic import ValidationError
+
+# What pydantic says of a model's fields in the words of a programmer, by the type of its error.
+_IN_OUR_WORDS = {
+    "missing": "it is missing",
+    "extra_forbidden": "there is no such setting",
+    "too_short": "needs at least {min_length}",
+    "too_long": "takes at most {max_length}",
+}
+_DISK = {
+    errno.ENOSPC: "is full; free some space there",
+    errno.EDQUOT: "is full, by its quota; free some space there",
+    errno.EFBIG: "takes no file so large; raise its limit",
+    errno.EROFS: "is read-only; make it writable",
+}
 
 
 class InputError(ValueError):
@@ -24,8 +40,22 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     The complaint is the middle of a sentence: it begins in lower case and has no full stop.
     """
     problem = error.errors()[0]
-    said = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if ours := _IN_OUR_WORDS.get(problem["type"]):
+        said = ours.format(**problem.get("ctx", {}))
+    else:
+        said = problem["msg"].removeprefix("Value error, ").rstrip(".")
     return ".".join(map(str, problem["loc"])), said[:1].lower() + said[1:]
+
+
+def disk_problem(error: OSError, folder: Path) -> str | None:
+    """What to do about a disk that takes nothing more, or None where that is not what is wrong.
+
+    `folder` is what was being written to, where the error itself names no file.
+    """
+    if error.errno not in _DISK:
+        return None
+    where = Path(error.filename).parent if error.filename else folder
+    return f"The disk of {where} {_DISK[error.errno]}, or choose another, and start again."
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -79,10 +79,10 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Make the records durable."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Make the records durable; OSError where a full disk does not take them."""
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 def _file_name(name: str) -> str:

@@ -8,6 +8,7 @@ length into memory and takes an archive that lost its last members for a whole o
 import hashlib
 import os
 import tarfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -15,6 +16,7 @@ from typing import NamedTuple, NoReturn
 from model.errors import InputError
 
 _BLOCK = 512
+_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # Unicode's control, format, line, ...
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _LONG_NAME = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -69,8 +71,9 @@ def plain_name(name: str) -> str:
         raise ValueError(f"is longer than {_MAX_NAME} characters")
     if any("\ud800" <= character <= "\udfff" for character in name):
         raise ValueError("is not UTF-8")
-    if "\\" in name or any(character < " " or character == "\x7f" for character in name):
-        raise ValueError("contains a backslash or a control character")
+    # Such a name would be shown on a terminal. Spaces of every kind are harmless there.
+    if "\\" in name or any(unicodedata.category(letter) in _UNSEEN for letter in name):
+        raise ValueError("contains a backslash, or an invisible or control character")
     if name.startswith("/") or name[1:2] == ":":
         raise ValueError("is an absolute path")
     parts = [part for part in name.split("/") if part not in ("", ".")]

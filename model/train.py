@@ -13,7 +13,9 @@ import math
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 from model import checkpoint
 from model.device import autocast, default_threads, default_workers
-from model.errors import InputError, TrainingError
+from model.errors import InputError, TrainingError, disk_problem
 from model.evaluate import Evaluation, evaluate, spread
 from model.job import Job
 from model.journal import Journal, write_atomically
@@ -32,6 +34,7 @@ from model.state import TrainingState
 from model.wandb_process import WANDB_PATIENCE, fed_to_wandb
 
 STOPPED = 143  # the exit code of a run that was asked to stop and can go on: 128 + SIGTERM
+_FAILURE, _TRACEBACK = "failure.json", "traceback.txt"  # in `out`: why the last attempt failed
 
 Heed = Callable[..., None]  # called wherever training may stop; raises _Stopped where it shall
 
@@ -270,8 +273,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, on_signal)
     torch.set_num_threads(args.threads or default_threads())
     job: Path = args.job.resolve()
-    (job / "out" / "failure.json").unlink(missing_ok=True)
     try:
+        for earlier in (_FAILURE, _TRACEBACK):
+            (job / "out" / earlier).unlink(missing_ok=True)
         done = train(
             job,
             run_id=args.run_id or job.name,
@@ -294,15 +298,38 @@ def main() -> int:
             "a smaller --set image_size=….",
             1,
         )
+    except Exception as error:
+        if isinstance(error, OSError) and (said := disk_problem(error, job / "out")):
+            # The record of how far it came leaves its room to the words on why it ended.
+            with suppress(OSError):
+                (job / "out" / Journal.PROGRESS).unlink()
+            return _fail(job, "STORE", said, 1)
+        return _fail(job, "INTERNAL", _unforeseen(job, error), 1)
+
+
+def _unforeseen(job: Path, error: Exception) -> str:
+    """Keep the traceback with what the run leaves, else in the log; returns one sentence."""
+    (what,) = traceback.format_exception_only(error)[-1:]
+    told = f"Training failed unexpectedly, {what.splitlines()[0].rstrip('.')}"
+    said = traceback.format_exc()
+    try:
+        (job / "out").mkdir(exist_ok=True)
+        write_atomically(job / "out" / _TRACEBACK, said.encode(errors="replace"))
+    except OSError:
+        print(said, file=sys.stderr, flush=True)
+        return f"{told}; what is above says where."
+    return f"{told}; {_TRACEBACK} beside {Journal.METRICS} says where."
 
 
 def _fail(job: Path, cause: str, message: str, code: int) -> int:
-    """Leave the cause where whoever started us finds it, and say it."""
-    if job.is_dir():
-        (job / "out").mkdir(exist_ok=True)
-        said = json.dumps({"cause": cause, "message": message}).encode()
-        write_atomically(job / "out" / "failure.json", said)
-    print(message, file=sys.stderr, flush=True)
+    """Leave the cause where whoever started us finds it, and say it, as far as the disk allows."""
+    with suppress(OSError):
+        if job.is_dir():
+            (job / "out").mkdir(exist_ok=True)
+            said = json.dumps({"cause": cause, "message": message}).encode()
+            write_atomically(job / "out" / _FAILURE, said)
+    with suppress(OSError):  # what we say may be kept on that disk as well
+        print(message, file=sys.stderr, flush=True)
     return code
 
 

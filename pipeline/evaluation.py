@@ -34,7 +34,9 @@ def evaluate_on_archives(
     with staged("separate", listeners) as stage:
         separation = separate_pairs(archives, parameters, store, spool, stage, needed=(split,))
     with staged("build-dataset", listeners) as stage:
-        dataset = build_shards(separation, archives, parameters, store, spool, stage)
+        dataset = build_shards(
+            separation, archives, parameters, store, spool, stage, needed=(split,)
+        )
     with staged("evaluate", listeners) as stage:
         folder = local_dataset(dataset, store, home() / "datasets")
         score = evaluate_checkpoint(

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from model.evaluate import Evaluation
 
 
+_NEEDED = ("train", "val")  # splits without which there is no training
+
+
 @flow(name="voc-train", flow_run_name="{parameters.recipe}", validate_parameters=True)
 def voc_train(parameters: Parameters) -> Outcome:
     """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home."""
@@ -78,7 +81,7 @@ def separate_pairs(run: Run, archives: list[Archive]) -> Separation:
     """Find the photos with masks, and split them into train, val and test."""
     with run.stage("separate") as stage:
         return preparation.separate_pairs(
-            archives, run.parameters, run.store, run.spool, stage, needed=("train", "val")
+            archives, run.parameters, run.store, run.spool, stage, needed=_NEEDED
         )
 
 
@@ -87,7 +90,7 @@ def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> M
     """Turn the pairs into shards of photos and class indices in the store."""
     with run.stage("build-dataset") as stage:
         dataset = preparation.build_shards(
-            separation, archives, run.parameters, run.store, run.spool, stage
+            separation, archives, run.parameters, run.store, run.spool, stage, needed=_NEEDED
         )
         run.dataset = dataset.key
     return dataset

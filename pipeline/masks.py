@@ -5,6 +5,7 @@ already, RGB masks go through a table of all 2^24 colours.
 """
 
 import io
+import warnings
 from functools import cache
 
 import cv2
@@ -31,8 +32,13 @@ _UPRIGHT: dict[object, Transpose] = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_PNG_BITS = 24  # where a PNG's header has the bits of a sample
+_PNG_FIRST, _PNG_BITS = slice(12, 16), 24  # a PNG's first chunk; the bits of a sample in IHDR
+_PNG_SPREAD = {2: 85, 4: 17}  # Pillow spreads grey samples of so many bits over 0 to 255
 _UNKNOWN = 254  # no class has it: there are at most 254
+
+# Pillow warns of metadata that do not count here; what does count is refused by its name. For the
+# whole process, as masks are read in threads, and catch_warnings is not for those.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_mask(data: bytes, classes: int, name: str, max_pixels: float) -> Image:
@@ -44,8 +50,8 @@ def read_mask(data: bytes, classes: int, name: str, max_pixels: float) -> Image:
     picture = _open(data, name, _MASK_FORMATS, max_pixels)
     if picture.mode in ("P", "L"):
         mask = np.asarray(picture)
-        if picture.mode == "L" and picture.format == "PNG" and (bits := data[_PNG_BITS]) < 8:
-            mask = mask // (255 // (2**bits - 1))  # Pillow spreads 2 and 4 bits over 0 to 255
+        if picture.mode == "L" and picture.format == "PNG":
+            mask = mask // _PNG_SPREAD.get(data[_PNG_BITS], 1)
     elif picture.mode == "1":
         mask = np.asarray(picture).astype(np.uint8)
     elif picture.mode in ("RGB", "RGBA"):
@@ -74,15 +80,16 @@ def read_photo(data: bytes, size: tuple[int, int], name: str, max_pixels: float)
 
     An ordinary JPEG is returned as it is; its EXIF no longer counts, as the loader ignores it. A
     photo that EXIF turns is turned into place if that is how it fits its mask. A turned photo, and
-    whatever is not a grey or RGB JPEG, becomes a PNG, without loss.
+    whatever is not a grey or RGB JPEG, becomes a PNG; it loses nothing but the lower half of 16
+    bits.
     InputError names `name` when it is broken, too large, or does not have its mask's size.
     """
     picture = _open(data, name, _PHOTO_FORMATS, max_pixels)
     height, width = size
-    turn = _UPRIGHT.get(picture.getexif().get(_EXIF_ORIENTATION))
+    turn = _turn(picture)
     upright = picture if turn is None else picture.transpose(turn)
     if turn is not None and (upright.height, upright.width) == size:
-        return encode_png(np.asarray(upright.convert("RGB")))
+        return encode_png(_rgb(upright))
     if (picture.height, picture.width) != size:
         raise InputError(
             f"{name} is {upright.width}x{upright.height} pixels, but its mask is {width}x{height}; "
@@ -90,7 +97,7 @@ def read_photo(data: bytes, size: tuple[int, int], name: str, max_pixels: float)
         )
     if picture.format != "PNG" and picture.mode in ("RGB", "L"):
         return data
-    return encode_png(np.asarray(picture.convert("RGB")))
+    return encode_png(_rgb(picture))
 
 
 def fit(photo: Image, mask: Image, max_side: int) -> tuple[bytes, Image]:
@@ -106,6 +113,21 @@ def fit(photo: Image, mask: Image, max_side: int) -> tuple[bytes, Image]:
     return encode_jpeg(small), labels
 
 
+def _turn(picture: PIL.Image.Image) -> Transpose | None:
+    """What brings a photo upright; None when its EXIF is broken, has no say or is not there."""
+    try:
+        return _UPRIGHT.get(picture.getexif().get(_EXIF_ORIENTATION))
+    except Exception:  # junk makes Pillow raise whatever there is
+        return None
+
+
+def _rgb(picture: PIL.Image.Image) -> Image:
+    """The picture as uint8 [H, W, 3]."""
+    if picture.mode == "I;16":  # Pillow would turn every value over 255 into white
+        picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))
+
+
 def _open(data: bytes, name: str, formats: tuple[str, ...], max_pixels: float) -> PIL.Image.Image:
     """Look at the header, refuse what is too large, and only then decode every byte."""
     if not data:
@@ -118,20 +140,23 @@ def _open(data: bytes, name: str, formats: tuple[str, ...], max_pixels: float) -
                 f"{max_pixels / 1e6:g} megapixels; replace it, or raise the limit with "
                 "--limit photo_megapixels=…."
             )
+        if picture.format == "PNG" and data[_PNG_FIRST] != b"IHDR":
+            raise OSError("its header does not come first")
         picture.load()
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except PIL.Image.DecompressionBombError:
         raise InputError(
             f"{name} unpacks to far more pixels than any photo; replace it, or take its id out of "
             "the lists."
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # junk makes Pillow raise whatever there is
         said = f" ({error})" if isinstance(error, OSError) and str(error)[:6] != "cannot" else ""
         raise InputError(
             f"{name} is damaged or not one of {', '.join(formats)}{said}; replace it, or take its "
             "id out of the lists."
         ) from None
+    picture.info.pop("transparency", None)  # it does not count, and Pillow may trip over it
     return picture
 
 

@@ -122,6 +122,12 @@ class Parameters(BaseModel):
     def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(classes)) != len(classes) or not all(classes):
             raise ValueError("every class needs a name, and no two the same")
+        for name in classes:
+            if not name.isprintable():
+                raise ValueError(
+                    f"the class name {name[:100]!r} has invisible or control characters; "
+                    "write it without them"
+                )
         return classes
 
     @model_validator(mode="after")

@@ -63,8 +63,10 @@ def build_shards(
     store: Store,
     spool: Path,
     stage: Stage,
+    *,
+    needed: tuple[str, ...],
 ) -> Manifest:
-    """Turn the pairs into shards of photos and class indices in the store."""
+    """Turn the pairs into shards in the store; no split that is `needed` may be all void."""
     dataset, stage.reused = build_dataset(
         separation,
         archives,
@@ -74,6 +76,7 @@ def build_shards(
         max_side=parameters.max_side,
         max_pixels=parameters.limits.photo_pixels,
         shard_bytes=parameters.limits.shard_bytes,
+        needed=needed,
         report=stage.report,
     )
     size = sum(shard.size for shard in dataset.shards) / 1e6

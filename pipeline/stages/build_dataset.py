@@ -31,7 +31,7 @@ from pipeline.download.spool import writable
 from pipeline.masks import fit, read_mask, read_photo
 from pipeline.parameters import Limits
 from pipeline.progress import Progress, silent
-from pipeline.stages.separate import Pair, Separation
+from pipeline.stages.separate import Pair, Separation, must_be_unchanged
 
 _FORMAT, _LIMITS = 1, Limits()
 _AHEAD = 4  # pairs in flight a thread: enough to keep it busy, few enough for flat memory
@@ -57,13 +57,15 @@ def build_dataset(
     max_side: int | None = None,
     max_pixels: float = _LIMITS.photo_pixels,
     shard_bytes: int = _LIMITS.shard_bytes,
+    needed: tuple[str, ...] = ("train", "val"),
     threads: int | None = None,
     report: Progress = silent,
 ) -> tuple[Manifest, bool]:
     """Build the dataset of `separation`; True when it was there already.
 
     Raises InputError naming the photo or mask that is broken, too large, of another size than its
-    counterpart, or has a class index outside `classes`.
+    counterpart, or has a class index outside `classes`; for an archive that changes meanwhile; and
+    when a split that is needed has samples, but no pixel of a class.
     """
     by_hash = {archive.sha256: archive for archive in archives}
     inputs = {
@@ -77,6 +79,7 @@ def build_dataset(
     prefix = dataset_prefix(key)
     done = store.read(f"{prefix}/manifest.json", Manifest)
     if done and is_whole(done, store):
+        _must_have_classes(needed, done, by_hash.values())
         return done, True
 
     threads = threads or os.cpu_count() or 1
@@ -115,6 +118,8 @@ def build_dataset(
         with index_path.open("rb") as file:
             index_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         store.put_file(f"{prefix}/index.jsonl", index_path, move=True)
+        for sha256, archive in by_hash.items():
+            must_be_unchanged(archive, tars[sha256])
     manifest = Manifest(
         key=key,
         digest=digest.hexdigest(),
@@ -130,8 +135,21 @@ def build_dataset(
         index_sha256=index_sha256,
         left_out=separation.left_out(),
     )
+    _must_have_classes(needed, manifest, by_hash.values())
     store.write(f"{prefix}/manifest.json", manifest)
     return manifest, False
+
+
+def _must_have_classes(needed: Iterable[str], built: Manifest, archives: Iterable[Archive]) -> None:
+    """What has nothing but void can neither teach nor judge, and would seem to do so."""
+    for split in needed:
+        *of_classes, void = built.pixels[split]
+        if void and not any(of_classes):
+            sources = ", ".join(archive.source for archive in archives)
+            raise InputError(
+                f"The {split} masks of {sources} have no pixel but void ({VOID}); give masks that "
+                "hold class indices."
+            )
 
 
 def _convert(

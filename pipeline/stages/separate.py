@@ -7,10 +7,12 @@ archives and of lines in a list changes nothing.
 """
 
 import hashlib
+import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
@@ -27,7 +29,10 @@ _YEAR = re.compile(r"(?:^|/)VOC(\d{4})/$")
 # Who may keep a photo that several lists claim: judging comes before training.
 _PRECEDENCE = ("val", "test", "train")
 _REASONS = ("unlabelled", "unlisted", "missing", "duplicate", "withheld")
-_MAX_BYTES = 256 << 20  # of one list, photo or mask: they are read into memory whole
+_MAX_BYTES = 256 << 20  # of one photo or mask: they are read into memory whole
+_MAX_LIST_BYTES = 64 << 20
+_MAX_LINE = 4096  # characters, as PATH_MAX
+_SHOWN = 100  # characters of an id in a message
 
 
 class Pair(BaseModel):
@@ -54,7 +59,7 @@ class Separation(BaseModel):
     unlabelled: int  # photos without a mask
     unlisted: int  # photos with a mask that no list names
     missing: int  # listed ids without photo or mask; refused unless asked to skip them
-    duplicate: int  # pairs whose photo the same split has already
+    duplicate: int  # pairs whose photo the same split has already, by another line of a list
     withheld: int  # pairs whose photo another split has: val before test before train
 
     def count(self, split: str) -> int:
@@ -78,7 +83,8 @@ def separate(
     """Find and split the pairs of all archives; True when that had been done before.
 
     Raises InputError for archives without lists, ids without photo or mask, an id that one archive
-    lists both for training and for validation, and when nothing is left of a split that is needed.
+    lists both for training and for validation, an archive that changes meanwhile, and when nothing
+    is left of a split that is needed.
     """
     by_hash = {archive.sha256: archive for archive in archives}
     inputs = {"format": _FORMAT, "archives": sorted(by_hash), "skip_missing": skip_missing}
@@ -97,6 +103,7 @@ def separate(
             for done_here, pair in enumerate(pairs, 1):
                 listed.append((pair, hashlib.sha256(tar.read(*pair.photo)).digest()))
                 report(number + done_here / len(pairs), len(by_hash))
+            must_be_unchanged(archive, tar)
 
     kept: list[Pair] = []
     for first, *others in _same_photo(listed):
@@ -111,6 +118,13 @@ def separate(
     _must_have(needed, separation, by_hash.values())
     store.write(name, separation)
     return separation, False
+
+
+def must_be_unchanged(archive: Archive, tar: TarReader) -> None:
+    """InputError when the user's own tar was written to since it was indexed, after reading it."""
+    original = archive.original
+    if original is not None and Path(original.path) == tar.path and not original.unchanged():
+        raise InputError(f"{archive.source} changed while it was read; run it again.")
 
 
 def _must_have(needed: Iterable[str], found: Separation, archives: Iterable[Archive]) -> None:
@@ -161,46 +175,54 @@ def _pairs_of(
             "must have the layout of the PASCAL VOC devkit."
         )
     pairs: list[Pair] = []
-    lacking: list[str] = []
+    missing = 0
+    examples: list[str] = []
     for root in sorted({match["root"] for match in lists.values()}):
         photos = dict(_stems(members, f"{root}JPEGImages/", (".jpg", ".jpeg", ".png")))
         masks = dict(_stems(members, f"{root}SegmentationClass/", (".png", ".gif", ".bmp")))
-        listed_in: dict[str, str] = {}  # id: split
+        listed_in: dict[str, str] = {}  # id of a pair: split
         for name, match in lists.items():
             if match["root"] != root:
                 continue
             split, called = match["split"], f"{archive.source}: {name}"
-            for stem in _read_list(tar.read(*_place(members[name], archive)), called):
-                before = listed_in.setdefault(stem, split)
-                if before != split:
-                    raise InputError(
-                        f"{archive.source}: {stem} is listed both in {before}.txt and in "
-                        f"{split}.txt; a photo can only train or judge. Take it out of one list."
-                    )
+            place = _place(members[name], archive, _MAX_LIST_BYTES)
+            for stem in _read_list(tar.read(*place), called):
                 photo, mask = photos.get(stem), masks.get(stem)
                 if photo is None or mask is None:
-                    lacking.append(f"{stem} ({'mask' if photo else 'photo'})")
+                    missing += 1
+                    if len(examples) < 3:
+                        examples.append(f"{stem[:_SHOWN]} ({'mask' if photo else 'photo'})")
                     continue
+                before = listed_in.get(stem)
+                if before == split:
+                    counts["duplicate"] += 1
+                    continue
+                if before is not None:
+                    raise InputError(
+                        f"{archive.source}: {stem[:_SHOWN]} is listed both in {before}.txt and in "
+                        f"{split}.txt; a photo can only train or judge. Take it out of one list."
+                    )
+                listed_in[stem] = split
                 pairs.append(
                     Pair(
                         id=_identity(root, stem),
                         split=split,
                         archive=archive.sha256,
-                        photo=_place(photo, archive),
-                        mask=_place(mask, archive),
+                        photo=_place(photo, archive, _MAX_BYTES),
+                        mask=_place(mask, archive, _MAX_BYTES),
                         photo_name=photo.name,
                         mask_name=mask.name,
                     )
                 )
         counts["unlabelled"] += len(photos.keys() - masks.keys())
         counts["unlisted"] += len((photos.keys() & masks.keys()) - listed_in.keys())
-    if lacking and not skip_missing:
-        some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+    if missing and not skip_missing:
+        named = ", ".join(examples) + (", …" if missing > len(examples) else "")
         raise InputError(
-            f"{archive.source} lists {len(lacking)} ids that lack a photo or a mask: {some}. "
+            f"{archive.source} lists {missing} ids that lack a photo or a mask: {named}. "
             "Complete the archive, or leave them out with --skip-missing."
         )
-    counts["missing"] += len(lacking)
+    counts["missing"] += missing
     return pairs
 
 
@@ -213,29 +235,30 @@ def _stems(
             yield name[len(folder) : -len(path.suffix)], member
 
 
-def _place(member: Member, archive: Archive) -> tuple[int, int]:
+def _place(member: Member, archive: Archive, most: int) -> tuple[int, int]:
     """Where a member lies, (offset, size) in bytes; InputError when it would fill the memory."""
-    if member.size > _MAX_BYTES:
+    if member.size > most:
         raise InputError(
-            f"{archive.source}: {member.name} has {member.size:,} bytes, and no list, photo or "
-            f"mask may have more than {_MAX_BYTES:,}; take it out of the archive."
+            f"{archive.source}: {member.name} has {member.size:,} bytes, over the limit of "
+            f"{most:,} for its kind; take it out of the archive."
         )
     return member.offset, member.size
 
 
 def _read_list(data: bytes, called: str) -> Iterator[str]:
-    """The ids of a list; CRLF, trailing blanks and empty lines are harmless."""
+    """The ids of a list, line by line; CRLF, trailing blanks and empty lines are harmless."""
+    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig")
     try:
-        lines = data.decode("utf-8-sig").splitlines()
+        for number, line in enumerate(iter(partial(lines.readline, _MAX_LINE + 1), ""), 1):
+            words = line.split()
+            if len(line) > _MAX_LINE or len(words) > 1 or not "".join(words).isprintable():
+                raise InputError(
+                    f"{called}, line {number}: {line.strip()[:_SHOWN]!r} is not one id of at most "
+                    f"{_MAX_LINE} printable characters; give one a line."
+                )
+            yield from words
     except UnicodeDecodeError:
         raise InputError(f"{called} is not UTF-8 text; it must list one id a line.") from None
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if len(words) > 1:
-            raise InputError(
-                f"{called}, line {number}: {line[:100]!r} is not one id; give one a line."
-            )
-        yield from words
 
 
 def _identity(root: str, stem: str) -> str:

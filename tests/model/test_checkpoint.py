@@ -1,14 +1,19 @@
 """Checkpoints: whole or absent, and which of them counts."""
 
+import errno
 import itertools
+import os
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from checkpoints import WEIGHTS, describe, save
 from model import checkpoint
 from model.checkpoint import BLOB, MANIFEST, Description
+from model.errors import InputError
 
 
 def damage(path: Path) -> None:
@@ -182,6 +187,46 @@ def test_what_was_not_whole_when_it_was_killed_is_forgotten(tmp_path: Path) -> N
     checkpoint.recover(tmp_path)
     assert not half.exists()
     assert checkpoint.newest(tmp_path) == saved
+
+
+@pytest.mark.parametrize("kilobytes", [0, 1, 40, 100, 157])
+def test_a_save_that_fills_the_disk_says_so_and_leaves_its_room(
+    tmp_path: Path, kilobytes: int
+) -> None:
+    """Wherever torch meets the limit on a file's size, which stands in for the disk's end."""
+    folder = tmp_path / "checkpoints"
+    large = {"net": {"a": torch.zeros(20_000), "b": torch.zeros(20_000)}}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            checkpoint.save(folder, describe(1), large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert list(folder.iterdir()) == []
+    checkpoint.save(folder, describe(1), large)
+    assert checkpoint.newest(folder)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / BLOB)
+    writer = os.open(tmp_path / BLOB, os.O_RDWR)  # with one, also who does open it goes on
+    try:
+        with pytest.raises(InputError, match=f"{BLOB} is no file; name a"):
+            checkpoint.load(tmp_path / BLOB)
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "a\nb", "\x9b2J", "\u202egod"], ids=ascii)
+def test_class_names_that_a_terminal_would_obey_are_refused(tmp_path: Path, name: str) -> None:
+    hostile = describe(1).model_copy(update={"classes": ("background", name)})
+    checkpoint_file = tmp_path / BLOB
+    torch.save({"description": hostile.model_dump_json(), "net": WEIGHTS}, checkpoint_file)
+    with pytest.raises(InputError) as caught:
+        checkpoint.load(checkpoint_file)
+    assert str(caught.value) == f"{checkpoint_file} is not a whole checkpoint of voc-train."
 
 
 def test_bytes_that_are_no_manifest() -> None:

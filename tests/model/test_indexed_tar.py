@@ -118,3 +118,9 @@ def test_reader_survives_pickling(tmp_path: Path) -> None:
         pickled = pickle.dumps(reader)
     with pickle.loads(pickled) as again:
         assert again.read(member.offset, member.size) == FILES[member.name]
+
+
+def test_names_of_any_language_and_with_any_space_are_indexed(tmp_path: Path) -> None:
+    names = ("Übung/été 東京.jpg", "Screenshot 9.41\u202fPM.png", "no\xa0break.txt")
+    path = pack(tmp_path / "a.tar", dict.fromkeys(names, b"data"))
+    assert [member.name for member in index_tar(path)] == list(names)

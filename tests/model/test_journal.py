@@ -1,6 +1,7 @@
 """The journal: every record once, also after a kill in the middle of a line."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_progress_is_replaced_and_throttled_unless_always(tmp_path: Path) -> Non
         journal.progress(always=True, step=2)
         journal.progress(step=3)
     assert json.loads((tmp_path / Journal.PROGRESS).read_bytes()) == {"step": 2}
+
+
+def test_a_disk_that_takes_nothing_more_leaves_no_file_open(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the full disk."""
+    journal = Journal(tmp_path, 0)
+    descriptors = len(list(Path("/dev/fd").iterdir()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"), journal:
+            journal.write("step", 1, note="x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(list(Path("/dev/fd").iterdir())) == descriptors - 1
 
 
 def test_samples(tmp_path: Path) -> None:

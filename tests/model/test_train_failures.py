@@ -1,12 +1,19 @@
 """Training that goes wrong: a cause, a sentence, an exit code, and nothing half done."""
 
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from model import checkpoint
+from model.journal import Journal
+from small_disk import Disk
 from tiny import run_main, write_job
 
 
@@ -68,6 +75,112 @@ def test_wrong_input_is_2_and_a_sentence(
     message = failure(job)["message"]
     assert said in message
     assert capsys.readouterr().err.strip() == message
+
+
+def fill(folder: Path) -> None:
+    with (folder / "filling").open("wb", 0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.parametrize("kind", ["epoch", "checkpoint"])
+def test_a_disk_that_fills_up_is_named_with_the_cure(
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    """When the journal is written, and when a checkpoint is."""
+    job = write_job(disk.folder / "job", epochs=2, batch_size=1, width=8)
+    save, write = checkpoint.save, Journal.write
+
+    def save_on_a_full_disk(*args: Any) -> checkpoint.CheckpointManifest:
+        if kind == "checkpoint":
+            fill(disk.folder)
+        return save(*args)
+
+    def write_on_a_full_disk(journal: Journal, said: str, step: int, **values: Any) -> None:
+        if kind == said:
+            fill(disk.folder)
+            values["note"] = "x" * 4096  # so that it needs room
+        write(journal, said, step, **values)
+
+    monkeypatch.setattr(checkpoint, "save", save_on_a_full_disk)
+    monkeypatch.setattr(Journal, "write", write_on_a_full_disk)
+    assert run_main(monkeypatch, job) == 1
+    said = failure(job)
+    assert said["cause"] == "STORE"
+    assert said["message"].startswith(f"The disk of {job / 'out'}")
+    assert "is full; free some space there" in said["message"]
+    assert capsys.readouterr().err.strip() == said["message"]
+
+    monkeypatch.undo()
+    (disk.folder / "filling").unlink()
+    assert run_main(monkeypatch, job) == 0
+    assert checkpoint.newest(job / "out" / "checkpoints")
+
+
+def test_a_read_only_disk_is_named_even_if_nothing_can_be_left_there(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(disk.folder / "job")
+    assert run_main(monkeypatch, job, "--device", "nonsense") == 2  # leaves a file to be removed
+    capsys.readouterr()
+    disk.remount("ro")
+    assert run_main(monkeypatch, job) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"The disk of {job / 'out'} is read-only; make it writable")
+
+
+def test_the_cause_is_left_where_the_log_takes_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = write_job(tmp_path / "job", epochs=1)
+    with Path("/dev/full").open("wb", 0) as full:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
+        assert run_main(monkeypatch, job, "--device", "nonsense") == 2
+    assert failure(job)["cause"] == "BAD_INPUT"
+
+
+def break_the_loss(
+    monkeypatch: pytest.MonkeyPatch, first: Callable[[], object] = lambda: None
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        first()
+        raise ZeroDivisionError("of the loss.\nAnd more.")
+
+    monkeypatch.setattr("model.job.build_loss", broken)
+
+
+def test_what_nobody_foresaw_is_a_sentence_and_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(tmp_path / "job", epochs=1)
+    with monkeypatch.context() as patch:
+        break_the_loss(patch)
+        assert run_main(patch, job) == 1
+    said = failure(job)
+    assert said["cause"] == "INTERNAL"
+    assert "ZeroDivisionError: of the loss; traceback.txt" in said["message"]
+    assert capsys.readouterr().err.splitlines() == [said["message"]]
+    kept = (job / "out" / "traceback.txt").read_text()
+    assert kept.startswith("Traceback")
+    assert "in broken" in kept
+
+    assert run_main(monkeypatch, job) == 0
+    assert not (job / "out" / "traceback.txt").exists()
+
+
+def test_a_traceback_that_cannot_be_kept_is_in_the_log(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(disk.folder / "job", epochs=1)
+    break_the_loss(monkeypatch, lambda: disk.remount("ro"))
+    assert run_main(monkeypatch, job) == 1
+    begin, *between, last = capsys.readouterr().err.splitlines()
+    assert begin.startswith("Traceback")
+    assert any("in broken" in line for line in between)
+    assert "ZeroDivisionError: of the loss; what is above says where" in last
 
 
 def test_a_folder_that_is_not_there_is_not_made(

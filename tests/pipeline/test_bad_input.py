@@ -6,6 +6,7 @@ as `voc-train run`, without waiting for Prefect. The last ones start the install
 
 import gzip
 import io
+import json
 import os
 import re
 import signal
@@ -374,7 +375,10 @@ def test_a_run_with_a_bad_photo_ends_with_its_name(tmp_path: Path) -> None:
         *("run", "local", "--archive", tmp_path / "broken.tar", "--recipe", "tiny"),
         *("--store", tmp_path / "store", "--classes", ",".join(SAMPLE_CLASSES), "--json"),
     )
-    assert (said.code, said.out) == (2, ""), said
+    assert said.code == 2, said
+    (failed,) = map(json.loads, said.out.splitlines())
+    assert failed["cause"] == "BAD_INPUT"
+    assert failed["message"] in said.err
     last = said.err.splitlines()[-1]
     assert last.startswith("voc-train: ")
     assert "broken.tar" in last

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import tarfile
 from hashlib import sha256
 from pathlib import Path
@@ -312,3 +313,46 @@ def test_the_manifest_tells_where_it_comes_from(
     stored = store.get(f"{dataset_prefix(manifest.key)}/manifest.json")
     assert stored is not None
     assert json.loads(stored)["classes"] == list(VOC_CLASSES)
+
+
+def test_a_tar_that_changes_while_it_is_read_becomes_no_dataset(
+    tmp_path: Path, archive: Path, store: Store, spool: Path
+) -> None:
+    """A dataset is named by its archives' hashes, so it must hold what they hold."""
+    archives = extracted(store, spool, archive)
+    separation, _ = separate(archives, store, spool)
+    first = archive.read_bytes()
+
+    def overwrite(*_: object) -> None:
+        with archive.open("r+b") as file:
+            file.write(first)
+        os.utime(archive, (0, 0))  # clocks of file systems are coarse
+
+    options = {"classes": VOC_CLASSES}
+    with pytest.raises(InputError, match="voc.tar changed while it was read; run it again"):
+        build_dataset(separation, archives, store, spool, report=overwrite, **options)
+    assert not [entry for entry in store.list("datasets") if entry.key.endswith("manifest.json")]
+    again = extracted(store, spool, archive)
+    assert build_dataset(separation, again, store, spool, **options)[0].counts["train"] == 6
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_of_nothing_but_void_is_refused(
+    tmp_path: Path, store: Store, spool: Path, split: str
+) -> None:
+    names = {"train": ("one", "two"), "val": ("three",)}[split]
+    void = dict.fromkeys(names, palette_png(np.full_like(mask_of(), 255)))
+    path = devkit(tmp_path / "a.tar", masks=void)
+    with pytest.raises(InputError, match=rf"{split} masks of .*a.tar have no pixel but void \(255"):
+        prepared(store, spool, path)
+    assert not [entry for entry in store.list("datasets") if entry.key.endswith("manifest.json")]
+    other = "val" if split == "train" else "train"
+    assert prepared(store, spool, path, needed=(other,))[1].counts[split] == len(names)
+    with pytest.raises(InputError, match=f"{split} masks"):  # though it is there by now
+        prepared(store, spool, path)
+
+
+def test_a_mask_of_nothing_but_void_is_taken(tmp_path: Path, store: Store, spool: Path) -> None:
+    void = {"one": palette_png(np.full_like(mask_of(), 255))}
+    _, manifest = prepared(store, spool, devkit(tmp_path / "a.tar", masks=void))
+    assert manifest.counts["train"] == 2

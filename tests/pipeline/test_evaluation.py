@@ -23,7 +23,7 @@ class Audience:
     def started(self, stage: str) -> None:
         pass
 
-    def advanced(self, stage: str, done: float, total: float | None) -> None:
+    def advanced(self, stage: str, done: float, total: float | None, note: str) -> None:
         self.reached[stage] = done, total
 
     def said(self, stage: str, line: str) -> None:

@@ -172,6 +172,17 @@ def test_exif_that_is_nonsense_is_ignored() -> None:
         assert read_photo(data, (HEIGHT, WIDTH), "a.jpg", MANY) == data
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_16_bit_grey_photos_keep_their_upper_half(orientation: int) -> None:
+    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(ramp), "PNG", exif=exif)
+    upright = np.rot90(ramp, -1) if orientation == 6 else ramp
+    returned = decode_photo(read_photo(data, upright.shape, "a.png", MANY), "a.png")
+    assert returned.tolist() == np.dstack([upright >> 8] * 3).tolist()
+
+
 def test_a_photo_of_another_size_is_refused() -> None:
     with pytest.raises(InputError, match="a.jpg is 16x12 pixels, but its mask is 12x16"):
         read_photo(jpeg(), (WIDTH, HEIGHT), "a.jpg", MANY)

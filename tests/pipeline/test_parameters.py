@@ -63,6 +63,8 @@ def test_overrides_reach_the_recipe() -> None:
         ({"classes": ("only",)}, "classes: "),
         ({"classes": ("cat", "cat")}, "no two the same"),
         ({"classes": ("cat", "")}, "every class needs a name"),
+        ({"classes": ("cat", "\x1b[2Jdog")}, r"name '\x1b[2Jdog' has invisible or control"),
+        ({"classes": ("cat", "\u202egod")}, r"name '\u202egod' has invisible or control"),
         ({"classes": tuple(map(str, range(255)))}, "classes: "),
         ({"epochs": 3}, "epochs: "),
         ({"limits": {"hours": 3}}, "limits.hours: "),

@@ -1,11 +1,13 @@
 """separate: who trains and who judges, whatever the archives and their lists look like."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import LocalStore
 
 from devkit import devkit, entry, extracted, jpeg
 from infra.stores import Store
@@ -270,18 +272,6 @@ def test_lists_that_are_refused(
     assert not list(store.list("splits"))
 
 
-@pytest.mark.parametrize("member", [f"{LISTS}/test.txt", "VOCdevkit/VOC2012/JPEGImages/four.jpg"])
-def test_a_member_that_would_fill_the_memory_is_refused(
-    split: Callable[..., Separation], monkeypatch: pytest.MonkeyPatch, member: str
-) -> None:
-    monkeypatch.setattr("pipeline.stages.separate._MAX_BYTES", 100_000)
-    big = entry(member, bytes(100_001))
-    mask = entry("VOCdevkit/VOC2012/SegmentationClass/four.png", b"mask")
-    kit = {"lists": {"train": b"one\nfour\n"}, "extra": [big, mask]}
-    with pytest.raises(InputError, match=rf"{member} has 100,001 bytes.*take it out"):
-        split(kit)
-
-
 def test_a_folder_that_only_ends_like_the_lists_is_none(split: Callable[..., Separation]) -> None:
     found = split({"extra": [entry("OldImageSets/Segmentation/val.txt", b"nobody\n")]})
     assert ids(found)["val"] == ["2012_three"]
@@ -295,3 +285,27 @@ def test_only_what_is_needed_must_be_there(store: Store, tmp_path: Path) -> None
     assert [pair.split for pair in found.pairs] == ["test"]
     with pytest.raises(InputError, match="left in the train list"):
         separate(archives, store, tmp_path / "spool")
+
+
+def test_a_tar_that_changes_while_it_is_read_is_refused(tmp_path: Path, store: Store) -> None:
+    """Downloaded again in place: what was read is not what the archive's hash says."""
+    spool, path = tmp_path / "spool", devkit(tmp_path / "a.tar")
+    archives = extracted(store, spool, path)
+
+    def overwrite(*_: object) -> None:
+        with path.open("r+b") as file:
+            file.write(path.read_bytes())
+        os.utime(path, (0, 0))  # clocks of file systems are coarse
+
+    with pytest.raises(InputError, match="a.tar changed while it was read; run it again"):
+        separate(archives, store, spool, report=overwrite)
+    assert not list(store.list("splits"))
+
+
+def test_a_tar_that_the_store_has_copied_may_change(tmp_path: Path) -> None:
+    spool, path = tmp_path / "spool", devkit(tmp_path / "a.tar")
+    (tmp_path / "bucket").mkdir()
+    bucket = Store("s3://bucket", LocalStore(tmp_path / "bucket"))
+    archives = extracted(bucket, spool, path)
+    path.unlink()
+    assert ids(separate(archives, bucket, spool)[0])["train"] == ["2012_one", "2012_two"]

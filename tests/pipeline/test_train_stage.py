@@ -35,7 +35,7 @@ def _agents() -> list[psutil.Process]:
 _LONG = (
     "import os, time, pathlib\n"
     "print(os.getpid(), flush=True)\n"
-    "pathlib.Path('out/.p').write_text('{\"step\": 4, \"total_steps\": 8, \"loss\": 0.25}')\n"
+    'pathlib.Path(\'out/.p\').write_text(\'{"step": 4, "total_steps": 8, "loss": 0.25}\')\n'
     "os.rename('out/.p', 'out/progress.json')\n"
     "time.sleep(600)\n"
 )

@@ -136,6 +136,17 @@ def test_the_trainers_word_on_why_it_failed_arrives(
     assert said in result.message
 
 
+def test_what_nobody_foresaw_keeps_its_traceback_with_the_run(
+    store: Store, dataset: Manifest, tmp_path: Path
+) -> None:
+    code = _OUT_OF_MEMORY.replace("torch.OutOfMemoryError", "ZeroDivisionError")
+    spec = spec_of(store, dataset).model_copy(update={"argv": ("python", "-c", code)})
+    result = run(store, spec, tmp_path / "job")
+    assert result.cause is Cause.INTERNAL, log_of(store)
+    assert log_of(store).decode().splitlines()[-1] == result.message
+    assert b"in step" in (store.get("runs/r/traceback.txt") or b"")
+
+
 def causes_in(source: str) -> Iterator[str]:
     """The causes that a module names: `TrainingError("…", …)` and `_fail(job, "…", …)`."""
     place = {"TrainingError": 0, "_fail": 1}
@@ -149,5 +160,5 @@ def causes_in(source: str) -> Iterator[str]:
 def test_every_cause_that_the_trainer_names_is_one_of_the_enumeration() -> None:
     (room,) = model.__path__
     named = {cause for path in Path(room).rglob("*.py") for cause in causes_in(path.read_text())}
-    assert named >= {"BAD_INPUT", "USER_ERROR", "OUT_OF_MEMORY"}
+    assert named >= {"BAD_INPUT", "USER_ERROR", "OUT_OF_MEMORY", "STORE", "INTERNAL"}
     assert named <= set(Cause)
