@@ -143,9 +143,10 @@ def _follow(
 
 def _in_words(progress: dict[str, Any]) -> str:
     """What a person wants to see of a job's `progress.json`."""
-    said = [f"{progress.get('step', 0):,}/{progress['total_steps']:,}"]
+    said = []
     if (loss := progress.get("loss")) is not None:
         said.append(f"loss {loss:.2f}")
+    said.append(f"{progress.get('step', 0):,}/{progress['total_steps']:,}")
     if speed := progress.get("images_per_second"):
-        said.append(f"{speed:.0f}/s")
-    return "  ".join(said)
+        said.append(f"{speed:.0f} images/s")
+    return "  ".join(said)  # what counts most first: a narrow terminal cuts the end

@@ -78,7 +78,7 @@ def test_progress_is_reported(store: Store, machine: LocalMachine, tmp_path: Pat
 
     job = _LONG.replace("time.sleep(600)", f"while not os.path.exists({str(go)!r}): time.sleep(0)")
     train(job_spec(job), store, machine, report=report, say=lambda _: None)
-    assert set(told) == {(4, 8, "4/8  loss 0.25")}
+    assert set(told) == {(4, 8, "loss 0.25  4/8")}
 
 
 def test_a_job_that_ends_well_leaves_no_folder(
