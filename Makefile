@@ -17,9 +17,10 @@ help: ## This list
 		$(MAKEFILE_LIST)
 	@echo
 	@echo "  make setup PYTHON=python3.12   uses that Python (3.11 or newer)"
-	@echo "  make setup TORCH_INDEX=URL     takes torch and torchvision from that package index:"
-	@echo "      without CUDA it is a quarter of the size. The URL of PyTorch's CPU index is what"
-	@echo "      pytorch.org, Get Started, shows after --index-url when you choose pip and CPU."
+	@echo "  make setup TORCH_INDEX=URL     takes torch and torchvision from that index:"
+	@echo "      without CUDA it is a quarter of the size. The URL of PyTorch's CPU index"
+	@echo "      is what pytorch.org, Get Started, shows after --index-url when you choose"
+	@echo "      pip and CPU."
 
 setup: $(READY) $(PREFECT)/prefect.db ## Make .venv and install everything into it
 	@echo "Ready: .venv/bin/voc-train --help"
@@ -55,9 +56,9 @@ lint: $(READY) ## ruff and mypy --strict
 bench: $(READY) ## Stage seconds, images a second, peak memory
 	@.venv/bin/python tests/bench/stages.py
 
-system-deps: ## Install the system packages that some tests need (Debian, Ubuntu)
+system-deps: ## Install what some tests need (Debian, Ubuntu)
 	@tools/system_deps.sh
 
-clean: ## Remove .venv and what the tools left here; runs and stores stay
+clean: ## Remove .venv and what tools left here; runs and stores stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

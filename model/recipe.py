@@ -14,11 +14,22 @@ from model.loss_terms import parse_loss
 
 
 def _pair(value: object) -> object:
-    """Let the command line say `scale=0.5,2`."""
-    parts = value.split(",") if isinstance(value, str) else value
+    """Let the command line say `scale=0.5,2`, with or without brackets."""
+    parts = value.strip("()[] ").split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or len(parts) != 2:
         raise ValueError("needs two numbers, the lowest and the highest, like 0.5,2")
     return parts
+
+
+def as_typed(value: object) -> str:
+    """A setting's value as `--set` takes it: `0.5,2.0`, `none`, `true`."""
+    match value:
+        case tuple():
+            return ",".join(map(as_typed, value))
+        case None | bool():
+            return str(value).lower()
+        case _:
+            return str(value)
 
 
 Range = Annotated[tuple[float, float], BeforeValidator(_pair)]
@@ -54,7 +65,7 @@ class Recipe(BaseModel):
     image_size: int = Field(320, ge=8, le=4096, description="side of the training crop, pixels")
     seed: int = Field(0, ge=0, lt=2**32)
 
-    scale: Range = Field((0.5, 2.0), description="random resize before the crop")
+    scale: Range = Field((0.5, 2.0), description="smallest and largest random resize")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(10.0, ge=0, le=180, description="largest rotation, degrees")
     jitter: float = Field(0.2, ge=0, le=1, description="strength of the colour jitter")
@@ -62,10 +73,15 @@ class Recipe(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the device has it, fp16 on older CUDA, else fp32"
     )
-    channels_last: bool = True
+    channels_last: bool = Field(True, description="images in NHWC memory layout")
     min_miou: float | None = Field(
         None, ge=0, le=1, description="a run whose best mIoU stays below this fails"
     )
+
+    @field_validator("min_miou", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.lower() == "none" else value
 
     @field_validator("loss")
     @classmethod
@@ -92,10 +108,7 @@ class Recipe(BaseModel):
                 raise InputError(
                     f"Recipe {self.name!r} has no setting {key!r}. {suggestion(key, settings)}"
                 )
-        values = self.model_dump() | {
-            key: None if value in ("none", "") and key == "min_miou" else value
-            for key, value in changes.items()
-        }
+        values = self.model_dump() | dict(changes)
         try:
             return type(self).model_validate(values)
         except ValidationError as error:

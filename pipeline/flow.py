@@ -45,7 +45,7 @@ def voc_train(parameters: Parameters) -> Outcome:
         dataset = build_shards(run, separation, archives)
         train_net(run, dataset)
         checkpoint, evaluation, folder = fetch_best(run, dataset)
-        report = write_report(run, folder, checkpoint, evaluation)
+        report = write_report(run, archives, folder, checkpoint, evaluation)
         run.outcome = Outcome(
             run_id=run.run_id,
             checkpoint=str(run.folder / "checkpoint.pt"),
@@ -133,7 +133,11 @@ def fetch_best(run: Run, dataset: Manifest) -> "tuple[CheckpointManifest, Evalua
 
 
 def write_report(
-    run: Run, dataset: Path, checkpoint: "CheckpointManifest", evaluation: "Evaluation"
+    run: Run,
+    archives: list[Archive],
+    dataset: Path,
+    checkpoint: "CheckpointManifest",
+    evaluation: "Evaluation",
 ) -> str:
     """Write the report to the store and beside the checkpoint; returns its path here."""
     val = Dataset(dataset, "val")
@@ -150,6 +154,8 @@ def write_report(
         stages=run.stages,
         left_out=val.manifest.left_out,
         counts=val.manifest.counts,
+        sources={archive.sha256: archive.source for archive in archives},
+        max_side=val.manifest.max_side,
     ).encode()
     run.store.put(run_key(run.run_id, "report.html"), html)
     report = run.folder / "report.html"

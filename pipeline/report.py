@@ -18,6 +18,7 @@ import PIL.Image
 
 from model.images import Image
 from model.palette import voc_palette
+from model.recipe import Recipe, as_typed
 from model.recipes import RECIPES
 from pipeline.pictures import Picture, panels, present
 from pipeline.run import StageRecord
@@ -25,7 +26,6 @@ from pipeline.run import StageRecord
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
     from model.evaluate import Score
-    from model.recipe import Recipe
 
 # Pixels of a picture's longer side at most; small ones are enlarged a whole number of times.
 _LONGEST = 500
@@ -73,11 +73,15 @@ def render_report(
     stages: Sequence[StageRecord],
     left_out: Mapping[str, int],
     counts: Mapping[str, int],
+    sources: Mapping[str, str],
+    max_side: int | None,
 ) -> str:
     """The report as HTML.
 
     `score` is that of the fetched checkpoint, `records` are the lines of `metrics.jsonl`, `counts`
     the dataset's photos by split, `left_out` the photos that did not become samples, by reason.
+    `sources` says where archives came from, by their sha256, and `max_side` is the side in pixels
+    to which photos were shrunk.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -100,6 +104,8 @@ def render_report(
         slowest=max((stage.seconds for stage in stages), default=0) or 1,
         left_out=", ".join(f"{count} {reason}" for reason, count in left_out.items() if count),
         counts={split: count for split, count in counts.items() if count},
+        sources=sources,
+        max_side=max_side,
         settings=list(_settings(checkpoint.recipe)),
     )
 
@@ -184,12 +190,12 @@ def _jpeg_uri(panel: Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _settings(recipe: "Recipe") -> Iterator[tuple[str, Any, Any]]:
+def _settings(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """(setting, its value, its value in the recipe of that name); they differ if overridden."""
     named = RECIPES.get(recipe.name, recipe)
     for key in type(recipe).model_fields:
         if key not in ("name", "summary"):
-            yield key, getattr(recipe, key), getattr(named, key)
+            yield key, as_typed(getattr(recipe, key)), as_typed(getattr(named, key))
 
 
 def _hex_colours() -> list[str]:

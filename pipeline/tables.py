@@ -1,13 +1,14 @@
 """Results as tables on standard output."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from model.recipe import Recipe
+from model.recipe import Recipe, as_typed
 from pipeline.run import Outcome
 
 if TYPE_CHECKING:
@@ -39,9 +40,18 @@ def print_recipes(recipes: Iterable[Recipe]) -> None:
         table = Table("setting", "value", "", box=None, pad_edge=False, header_style="dim")
         for name, field in type(recipe).model_fields.items():
             if name not in _FIXED:
-                table.add_row(f"  {name}", str(getattr(recipe, name)), field.description or "")
+                table.add_row(f"  {name}", as_typed(getattr(recipe, name)), _meaning(field))
         console.print(table)
         console.print()
+
+
+def _meaning(field: FieldInfo) -> str:
+    """What a setting does, and what there is to choose from."""
+    said = [field.description] if field.description else []
+    if get_origin(field.annotation) is Literal:
+        choices = get_args(field.annotation)
+        said.insert(0, f"one of {', '.join(choices)}" if choices[1:] else "the only one so far")
+    return "; ".join(said)
 
 
 def print_score(score: "Score") -> None:

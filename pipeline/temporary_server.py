@@ -5,6 +5,7 @@ before the run has stopped, and it would outlive a killed run.
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -12,18 +13,25 @@ import time
 from collections.abc import Iterator
 
 import httpx
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.failure import Cause, Failure
 from infra.processes import end_group, end_with_parent
+from infra.urls import without_secrets
 
 _PATIENCE = 180.0  # seconds; the first start makes a database
 
 
 @contextlib.contextmanager
 def prefect_server() -> Iterator[None]:
-    """Use the server that is configured, or one of our own that ends with the block."""
-    if PREFECT_API_URL.value():
+    """Use the server that is configured, or one of our own that ends with the block.
+
+    Raises:
+        Failure: the one that is configured does not answer, or our own does not start.
+    """
+    if url := PREFECT_API_URL.value():
+        _must_answer(url)
         yield
         return
     with socket.socket() as probe:
@@ -52,6 +60,19 @@ def prefect_server() -> Iterator[None]:
             server.wait(10)
         except subprocess.TimeoutExpired:
             end_group(server)
+
+
+def _must_answer(url: str) -> None:
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if isinstance(problem, httpx.TransportError):
+        # Where the environment does not say it, a profile does: `prefect config set` was used.
+        unset = "unset" if "PREFECT_API_URL" in os.environ else "prefect config unset"
+        raise Failure(
+            Cause.BAD_INPUT,
+            f"The Prefect server at {without_secrets(url)} does not answer; start it, or run "
+            f"`{unset} PREFECT_API_URL`.",
+        ) from problem
 
 
 def _await(server: "subprocess.Popen[bytes]", health: str) -> None:

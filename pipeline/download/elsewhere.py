@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 
 from model.errors import InputError
-from pipeline.download.remote import Fingerprint, Interrupted, Opened
+from pipeline.download.remote import Fingerprint, Interrupted, Opened, Unreachable
 from pipeline.download.spool import CHUNK
 from pipeline.download.url import ArchiveUrl
 
@@ -25,6 +25,10 @@ def open_elsewhere(url: ArchiveUrl, offset: int, part: Fingerprint | None) -> Op
             f"{url.called} cannot be opened: {url.scheme}:// is unknown here, or needs a package "
             "of its own. Use a path, http(s):// or s3://, or install the fsspec package for it."
         ) from error
+    except Exception as error:  # some file systems connect as soon as they are made
+        # Of other errors only the kind is told, since their text may hold the URL's query.
+        why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+        raise Unreachable(f"{url.host or url.scheme} does not answer ({why})") from error
     with _explained(url):
         info = system.info(path)
         if info.get("type") == "directory":

@@ -1,5 +1,6 @@
 """Archives that fsspec opens."""
 
+import socket
 import tarfile
 from pathlib import Path
 
@@ -36,3 +37,16 @@ def test_a_folder_is_refused(tmp_path: Path, spool: Path) -> None:
         tar.add(spool, "folder")
     with pytest.raises(InputError, match="is no file; check the URL"):
         get(f"tar://folder::{tmp_path}/outer.tar", spool)
+
+
+def test_a_file_system_that_cannot_be_reached_is_named(spool: Path) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        port = nobody_listens.getsockname()[1]
+        with pytest.raises(InputError, match=r"voc.tar cannot be reached: 127.0.0.1 does not"):
+            get(f"ftp://127.0.0.1:{port}/voc.tar", spool)
+
+
+def test_a_file_system_that_is_not_known_is_named(spool: Path) -> None:
+    with pytest.raises(InputError, match="voc.tar cannot be opened: xyz:// is unknown here"):
+        get("xyz://host/voc.tar", spool)

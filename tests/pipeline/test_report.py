@@ -135,6 +135,8 @@ def report(**changes: Any) -> Page:
         "stages": STAGES,
         "left_out": {"unlabelled": 12, "missing": 0},
         "counts": {"train": 200, "val": 48, "test": 0},
+        "sources": {},
+        "max_side": None,
     }
     return Page(render_report(**(values | changes)))
 
@@ -220,6 +222,26 @@ def test_every_stage_with_its_time() -> None:
     assert widths == ["width:0.53%", "width:100.0%"]
 
 
+def test_nothing_has_no_bar() -> None:
+    stages = [STAGES[1], StageRecord(name="separate", seconds=0.04, reused=True, summary="")]
+    iou = {**IOU, "bird": 0.0}
+    score = Score(split="val", images=48, miou=0.4, iou=iou, pixel_accuracy=0.9, loss=1)
+    page = report(stages=stages, score=score)
+    assert "separate 0.0 s" in page.text
+    assert "bird 0.000" in page.text
+    bars = [i["style"] for i in page.all("i") if "width" in i.get("style", "")]
+    assert bars == ["width:90.0%", "width:25.0%", "width:100.0%"]
+
+
+def test_the_input_is_named_where_it_is_known() -> None:
+    page = report(sources={"a1" * 32: "https://host/voc.tar"}, max_side=96).section("Provenance")
+    assert f"archive, sha256 {'a0' * 32} archive https://host/voc.tar archive, sha256" in page.text
+    assert "classes 4 longest side 96 pixels at most" in page.text
+    page = report().section("Provenance")
+    assert "longest side" not in page.text
+    assert "archive https" not in page.text
+
+
 def test_classes_are_sorted_by_iou_and_absent_ones_named() -> None:
     page = report().section("IoU by class")
     assert page.text.startswith("background 0.900 bird 0.500 aeroplane 0.250")
@@ -288,6 +310,9 @@ def test_provenance_is_complete() -> None:
     ):
         assert words in page.text
     assert "missing" not in page.text
+    assert f"dataset key hash of what went in {'d0' * 16}" in page.text
+    assert f"dataset digest hash of the content {'d1' * 32}" in page.text
+    assert "code sha256 of model/ c0dec0dec0de" in page.text
 
 
 def test_every_setting_is_listed_and_overrides_stand_out() -> None:
@@ -295,6 +320,7 @@ def test_every_setting_is_listed_and_overrides_stand_out() -> None:
     page = report(checkpoint=manifest(recipe=recipe)).section("Provenance")
     assert "lr 0.5 instead of 0.008" in page.text
     assert page.text.count("instead of") == 1
+    assert "scale 0.8,1.25" in page.text
     assert all(f"{key} " in page.text for key in Recipe.model_fields.keys() - {"name", "summary"})
 
 

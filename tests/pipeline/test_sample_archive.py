@@ -1,6 +1,7 @@
 """The generated archive: valid, deterministic, small, and a fair thing to learn from."""
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -80,6 +81,17 @@ def test_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     assert first == again
     assert (before == after).all()
     assert small(tmp_path / "c.tar", seed=1).read_bytes() != first
+
+
+def test_a_file_that_has_the_bytes_already_is_left_alone(tmp_path: Path) -> None:
+    path = small(tmp_path / "a.tar")
+    os.utime(path, (1, 1))
+    small(path)
+    assert path.stat().st_mtime == 1
+
+    small(path, seed=1)
+    assert path.read_bytes() == small(tmp_path / "b.tar", seed=1).read_bytes()
+    assert {each.name for each in tmp_path.glob("*.tar*")} == {"a.tar", "b.tar"}
 
 
 def test_headers_do_not_know_who_wrote_them_or_when(archive: Path) -> None:
