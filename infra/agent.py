@@ -26,12 +26,13 @@ from infra.failure import Cause, Failure
 from infra.heartbeat import Pulse
 from infra.log import LogWriter
 from infra.mirror import Mirror
-from infra.processes import end_group, end_with_parent
+from infra.processes import end_group, end_with_parent, note_group
 from infra.protocol import JobSpec, Result, now, run_key
 from infra.stores import Store
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
 UNSENT = "result.json"  # in the job's folder, when the store could not take it
+GROUP = "group"  # in the job's folder: which processes to end where the agent cannot
 _FAILURE = "failure.json"  # the job's own word on why it failed: cause, message
 _AWAY = 600.0  # seconds that the last words may wait for a store that does not answer
 # Seconds that a store may refuse, while the job runs and at its end: room and rights seldom come
@@ -127,6 +128,8 @@ class Agent:
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
+        with contextlib.suppress(OSError):  # a full disk; the agent itself needs no note
+            note_group(self._job / GROUP, child.pid)
         ended = threading.Event()
         # Apart from the job's supervision, which must not wait for a store that does not answer.
         reporter = threading.Thread(target=self._report_until, args=(ended,))

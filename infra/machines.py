@@ -1,18 +1,24 @@
 """Machines: computers that run a job. So far this one; the agent and the store do the rest."""
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from infra.agent import GRACE, UNSENT
-from infra.processes import end_group
+from infra.agent import GRACE, GROUP, UNSENT
+from infra.failure import Cause, Failure
+from infra.processes import end_group, noted_group
 from infra.protocol import Result
 from infra.stores import Store
 
 _LAST_UPLOAD = 300.0  # seconds that an agent may take to send the last checkpoint
+_LOOK = 0.02  # seconds between two looks at what is ending
 
 
 class LocalMachine:
@@ -24,10 +30,21 @@ class LocalMachine:
         self._agent: subprocess.Popen[bytes] | None = None
 
     def start(self, store: Store, run_id: str) -> None:
-        """Start the agent for a run whose spec is in the store; returns at once."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Start the agent for a run whose spec is in the store; returns at once.
+
+        Raises Failure(STORE) where the job's folder cannot be written.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            log = (self._folder / "agent.log").open("ab")
+        except OSError as error:
+            raise Failure(
+                Cause.STORE,
+                f"{self._folder} cannot be written ({error.strerror}); make room there, mend its "
+                "rights, or take another folder.",
+            ) from error
         command = [sys.executable, "-m", "infra.agent", "--store", store.url, "--run", run_id]
-        with (self._folder / "agent.log").open("ab") as log:
+        with log:
             self._agent = subprocess.Popen(
                 [*command, "--job", str(self._job), "--poll", "0.5"],
                 stdin=subprocess.DEVNULL,
@@ -42,17 +59,23 @@ class LocalMachine:
         return self._agent is not None and self._agent.poll() is None
 
     def stop(self) -> None:
-        """Stop the job and wait until nothing of it runs; harmless when it has ended."""
+        """Stop the job and wait until nothing of it runs; harmless when it has ended.
+
+        Whoever interrupts the wait has all of it killed at once; the interrupt goes on when
+        nothing runs any more.
+        """
         if self._agent is None:
             return
-        if self.alive():
-            self._agent.send_signal(signal.SIGTERM)
-        try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._agent.wait(GRACE + _LAST_UPLOAD)
-        finally:  # it took too long, or for the patience of the person who waits here
-            if self.alive():
-                end_group(self._agent)
+        ending = _Ending(self._agent, self._job / GROUP)
+        ending.start()
+        interrupt: BaseException | None = None
+        while not ending.over:
+            try:
+                time.sleep(_LOOK)
+            except BaseException as error:
+                ending.hurry, interrupt = True, error
+        if interrupt:
+            raise interrupt
 
     def clean(self) -> None:
         """Remove the job's folder; the store has all of it once there is a result."""
@@ -70,3 +93,48 @@ class LocalMachine:
         log = self._folder / "agent.log"
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         return lines[-1] if lines else "it said nothing"
+
+
+class _Ending(threading.Thread):
+    """Ends the agent, which ends its job; then the job, if the agent could not.
+
+    In a thread of its own and with plain flags, because whoever waits for it may be interrupted
+    more than once, at any moment, even inside the standard library's locks.
+    """
+
+    def __init__(self, agent: "subprocess.Popen[bytes]", note: Path) -> None:
+        super().__init__()
+        self.hurry = False  # set from outside: kill at once
+        self.over = False
+        self._agent = agent
+        self._note = note
+
+    def run(self) -> None:
+        try:
+            self._end_agent()
+            self._end_job()
+        finally:
+            self.over = True
+
+    def _end_agent(self) -> None:
+        self._agent.terminate()
+        if not self._comes_true(lambda: self._agent.poll() is not None, GRACE + _LAST_UPLOAD):
+            end_group(self._agent)
+
+    def _end_job(self) -> None:
+        group = noted_group(self._note)
+        if group is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(group, signal.SIGTERM)
+            if not self._comes_true(lambda: noted_group(self._note) is None, GRACE):
+                os.killpg(group, signal.SIGKILL)
+        while noted_group(self._note):
+            time.sleep(_LOOK)
+
+    def _comes_true(self, true: Callable[[], bool], patience: float) -> bool:
+        """Whether it does within `patience` seconds; a hurry ends the wait."""
+        until = time.monotonic() + patience
+        while not (came := true()) and time.monotonic() < until and not self.hurry:
+            time.sleep(_LOOK)
+        return came

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -22,3 +23,35 @@ def end_group(leader: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader.pid, signal.SIGKILL)
     leader.wait()
+
+
+def note_group(note: Path, leader: int) -> None:
+    """Write down which group `leader` leads, for whoever is not its parent."""
+    note.write_text(f"{leader} {_birth(leader) or ''}")
+
+
+def noted_group(note: Path) -> int | None:
+    """The number of the group written down, while its leader runs; None where nobody knows."""
+    try:
+        number, birth = note.read_text().split(maxsplit=1)
+        leader = int(number)
+    except (OSError, ValueError):
+        return None
+    return leader if _birth(leader) == birth else None
+
+
+def _birth(pid: int) -> str | None:
+    """When a running process began, which tells it from a later one of the same number."""
+    if sys.platform == "linux":
+        try:
+            status = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")
+        except OSError:
+            return None
+        # The fields of proc(5) from the third on; the second, a name, may hold anything.
+        fields = status.rpartition(")")[2].split()
+        state, birth = fields[0], fields[19]
+    else:
+        asked = ["ps", "-o", "state=", "-o", "lstart=", "-p", str(pid)]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        state, _, birth = said.strip().partition(" ")
+    return birth.strip() or None if state[:1] not in ("Z", "X") else None

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -26,7 +27,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
 from pydantic import BaseModel, ValidationError
 
 from infra.failure import Cause, Failure
-from infra.urls import has_user
+from infra.urls import has_user, without_secrets
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -72,8 +73,16 @@ class Store:
     @classmethod
     def open(cls, url: str) -> "Store":
         """Open a store by URL; `Failure(STORE)` when the URL is not one. Asks no server yet."""
-        parts = urlsplit(url)
-        if has_user(url) or (parts.scheme and (parts.query or parts.fragment)):
+        try:
+            return cls._open(url)
+        except (OSError, RuntimeError, ValueError) as error:  # from urlsplit and pathlib
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise _no_store(f"{without_secrets(url)!r} is not a store ({reason})") from None
+
+    @classmethod
+    def _open(cls, url: str) -> "Store":
+        parts = None if has_user(url) else urlsplit(url)
+        if parts is None or (parts.scheme and (parts.query or parts.fragment)):
             raise Failure(
                 Cause.STORE,
                 "The store URL contains a user, a query or a fragment; remove it, and set "
@@ -81,6 +90,8 @@ class Store:
             )
         if not parts.scheme or (parts.scheme == "file" and parts.netloc in ("", "localhost")):
             folder = Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute()
+            if "\0" in str(folder):
+                raise ValueError("it contains a null character")
             there = next(path for path in (folder, *folder.parents) if path.exists())
             if not there.is_dir():
                 raise Failure(Cause.STORE, f"{there} is a file; a store is a folder or a bucket.")
@@ -96,10 +107,7 @@ class Store:
             with _explained(url, ""):
                 prefix = parts.path.strip("/") or None
                 return cls(url.rstrip("/"), S3Store(parts.netloc, prefix=prefix, **s3_options()))
-        raise Failure(
-            Cause.STORE,
-            f"{url!r} is not a store: use file:///a/folder, a plain path or s3://bucket/prefix.",
-        )
+        raise _no_store(f"{url!r} is not a store")
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -165,20 +173,21 @@ class Store:
         With `link`, a store that is a folder gives a symbolic link to the object, no copy. Raises
         Failure(STORE) when there is no such object, Failure(CORRUPT) when it has another sha256.
         """
-        part = path.with_name(path.name + ".part")
         with _explained(self.url, key):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part.unlink(missing_ok=True)
-                if self._folder is None:
-                    self._download(key, part)
-                elif link:
-                    part.symlink_to(self._folder / key)
-                else:
-                    shutil.copyfile(self._folder / key, part)
-                if sha256 is not None:
-                    self._verify(key, part, sha256)
-                part.replace(path)
+                # A folder of our own, since others may bring the same object at the same time.
+                with TemporaryDirectory(prefix=".", dir=path.parent) as arriving:
+                    part = Path(arriving, "part")
+                    if self._folder is None:
+                        self._download(key, part)
+                    elif link:
+                        part.symlink_to(self._folder / key)
+                    else:
+                        shutil.copyfile(self._folder / key, part)
+                    if sha256 is not None:
+                        self._verify(key, part, sha256)
+                    part.replace(path)
             except FileNotFoundError:
                 raise Failure(Cause.STORE, f"There is no {key} in {self.url}.") from None
             except OSError as error:
@@ -187,8 +196,6 @@ class Store:
                 raise Failure(
                     Cause.STORE, f"The disk is full: {path} could not be written; free some space."
                 ) from error
-            finally:
-                part.unlink(missing_ok=True)
 
     def _download(self, key: str, path: Path) -> None:
         """By ranges: each is a request of its own, so a slow or broken line costs one chunk."""
@@ -231,8 +238,11 @@ class Store:
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names directly under the folder `prefix`, one request however much lies below them."""
         with _explained(self.url, prefix):
-            found = obstore.list_with_delimiter(self._objects(), prefix.rstrip("/"))
-        return tuple(sorted(name.rsplit("/", 1)[-1] for name in found["common_prefixes"]))
+            objects = self._objects()
+            found = obstore.list_with_delimiter(objects, prefix.rstrip("/"))["common_prefixes"]
+            if self._folder is not None:  # where those of deleted objects stay, empty
+                found = [name for name in found if any(obstore.list(objects, name, chunk_size=1))]
+        return tuple(sorted(name.rsplit("/", 1)[-1] for name in found))
 
     def delete(self, key: str) -> None:
         """Delete one object; absent already is a success."""
@@ -245,6 +255,12 @@ class Store:
     def local_path(self, key: str) -> Path | None:
         """Where the object lies on this computer, for a store that is a folder; else None."""
         return None if self._folder is None else self._folder / key
+
+
+def _no_store(what: str) -> Failure:
+    return Failure(
+        Cause.STORE, f"{what}: use file:///a/folder, a plain path or s3://bucket/prefix."
+    )
 
 
 @contextmanager

@@ -11,9 +11,13 @@ _USER = re.compile(r"(^|:)//(?:[^/?#]*|[^:/?#@\[]*:\D[^@]*)@")
 # Names by which signed links (S3, GCS, Azure) and plain servers let in whoever has the link.
 _SECRET = re.compile(
     r"signature|credential|token|secret|passw|api.?key|access.?key"
-    r"|(^|\W|_)(sig|sas|jwt|key|auth|authorization|pass|pwd)$",
+    r"|auth.?(key|code)|session.?id"
+    r"|(^|\W|_)(sig|sas|jwt|hmac|auth|authorization|bearer|ticket|pass|pwd|pw|(rl|resource)?key)$"
+    r"|^code$",  # a country_code is none
     re.IGNORECASE,
 )
+# Where a URL's query, fragment or path parameter begins, the last also by its escaped sign.
+_MORE = re.compile(r"[?#]|(;|%3B|%3F|%23)[^/?#;]*?(=|%3D)", re.IGNORECASE)
 
 
 def has_user(url: str) -> bool:
@@ -22,11 +26,13 @@ def has_user(url: str) -> bool:
 
 
 def has_secret(url: str) -> bool:
-    """Whether there is a user, or a parameter in query or fragment that serves as a key."""
+    """Whether there is a user, or a parameter in path, query or fragment that serves as a key."""
     names = re.findall(r"[?#&;]([^=?#&;]+)=", unquote(url))
     return has_user(url) or any(_SECRET.search(name) for name in names)
 
 
 def without_secrets(url: str) -> str:
-    """The URL as it may be shown: without user, query and fragment."""
-    return re.split(r"[?#]", _USER.sub(r"\1//", url), maxsplit=1)[0]
+    """The URL as it may be shown: without user, path parameters, query and fragment."""
+    shown = _USER.sub(r"\1//", url)
+    more = _MORE.search(shown)
+    return shown[: more.start()] if more else shown

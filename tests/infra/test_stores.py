@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -112,6 +113,18 @@ def test_deleting_twice_is_no_error(store: Store) -> None:
     assert store.get("key") is None
 
 
+def test_a_folder_goes_with_its_last_object(store: Store) -> None:
+    for key in ("runs/r/checkpoints/1/blob", "runs/r/checkpoints/2/blob"):
+        store.put(key, b"")
+    store.delete("runs/r/checkpoints/1/blob")
+    assert store.folders("runs/r/checkpoints") == ("2",)
+    store.delete("runs/r/checkpoints/2/blob")
+    assert store.folders("") == ()
+
+    store.put("again", b"")
+    assert [entry.key for entry in store.list("")] == ["again"]
+
+
 def test_nothing_is_absent_without_an_error(store: Store) -> None:
     assert store.get("a/b") is None
     assert store.size("a/b") is None
@@ -145,8 +158,7 @@ def test_a_damaged_object_leaves_the_old_file(store: Store, tmp_path: Path, link
 def test_a_link_costs_no_copy_and_what_is_under_its_name_stays_whole(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     store.put("shard", b"samples")
-    part = tmp_path / "here.part"
-    part.symlink_to(tmp_path / "store" / "shard")  # as a kill would leave it
+    (tmp_path / "here").symlink_to(tmp_path / "store" / "shard")  # an earlier link
     store.put("other", b"other")
 
     store.get_file("other", tmp_path / "here")
@@ -155,6 +167,28 @@ def test_a_link_costs_no_copy_and_what_is_under_its_name_stays_whole(tmp_path: P
     assert store.get("shard") == b"samples"
     assert (tmp_path / "linked").is_symlink()
     assert (tmp_path / "linked").read_bytes() == b"samples"
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_many_may_bring_one_object_to_one_place(store: Store, tmp_path: Path, link: bool) -> None:
+    content = os.urandom(1 << 20)
+    store.put("shard", content)
+    here = tmp_path / "here" / "shard"
+
+    def bring(_turn: int) -> bytes:
+        store.get_file("shard", here, sha256=hashlib.sha256(content).hexdigest(), link=link)
+        return here.read_bytes()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(bring, range(48))) == {content}
+    assert list(here.parent.iterdir()) == [here]
+
+
+def test_what_is_brought_may_be_read_like_any_new_file(store: Store, tmp_path: Path) -> None:
+    store.put("key", b"content")
+    store.get_file("key", tmp_path / "brought")
+    (tmp_path / "new").touch()
+    assert (tmp_path / "brought").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_looking_at_a_store_that_is_not_there_makes_nothing(tmp_path: Path) -> None:
@@ -199,6 +233,28 @@ def test_what_is_no_store_is_refused(url: str) -> None:
     with pytest.raises(Failure, match=r"not a store: use file:///") as caught:
         Store.open(url)
     assert caught.value.cause is Cause.STORE
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("~nouser/x", "home directory"),
+        ("x" * 300, "File name too long"),
+        ("file:///" + "x" * 300, "File name too long"),
+        ("file:///a%00b", "null"),
+        ("file://[", "Invalid IPv6 URL"),
+        ("s3://[", "Invalid IPv6 URL"),
+    ],
+)
+def test_what_cannot_even_be_read_is_refused_with_the_reason(url: str, why: str) -> None:
+    with pytest.raises(Failure, match=rf"not a store \(.*{why}.*\): use file:///") as caught:
+        Store.open(url)
+    assert caught.value.cause is Cause.STORE
+
+
+def test_a_url_that_cannot_be_read_is_not_repeated_with_its_password() -> None:
+    with pytest.raises(Failure, match=r"AWS_SECRET_ACCESS_KEY in the environment"):
+        Store.open("s3://somebody:hunter2@[")
 
 
 def test_a_url_with_a_password_is_refused_and_not_repeated() -> None:

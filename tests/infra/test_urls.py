@@ -26,15 +26,17 @@ def test_a_user_is_found_and_not_shown(url: str) -> None:
 
 NAMES = (
     "X-Amz-Signature X-Goog-Credential sig SAS access_token private-token jwt AWSAccessKeyId"
-    " api-key apikey key client_secret auth passwd user_pwd"
+    " api-key apikey key client_secret auth passwd user_pwd rlkey authkey"
+    " resourcekey pw ticket bearer hmac code auth_code jsessionid"
 )
 
 
-@pytest.mark.parametrize("mark", ["?", "#", "?a=b&", "?a=b;", "?a=b#", "#part=1&", "%3F"])
+@pytest.mark.parametrize("mark", ["?", "#", "?a=b&", "?a=b;", "?a=b#", "#part=1&", "%3F", ";"])
 @pytest.mark.parametrize("name", NAMES.split())
-def test_a_key_in_query_or_fragment_is_found(name: str, mark: str) -> None:
+def test_a_key_beside_the_path_is_found_and_not_shown(name: str, mark: str) -> None:
     assert has_secret(f"https://host/v.tar{mark}{name}=hunter2")
     assert not has_user(f"https://host/v.tar{mark}{name}=hunter2")
+    assert without_secrets(f"https://host/v.tar{mark}{name}=hunter2") == "https://host/v.tar"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,8 @@ def test_a_key_in_query_or_fragment_is_found(name: str, mark: str) -> None:
         "https://host:8080/a@b/v.tar",
         "http://[::1]:8080/a@b/v.tar",
         "https://host/get?file=v.tar&version=2&author=me&monkey=3&design=x",
+        "https://host/get?path=a&postcode=b&country_code=c&codec=d&encode=e&tickets=4&pwm=5",
+        "https://host/a;v=2/v.tar;charset=latin1",
         "s3://bucket/token/v@2.tar#sha256=" + "0" * 64,
     ],
 )
