@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.failure import Cause, Failure
 from infra.stores import Store
 from model.errors import InputError
-from model.indexed_tar import Member, read_index
+from model.indexed_tar import Member, TarReader, read_index
 from pipeline.download.local import local_version
 from pipeline.download.remote import Fingerprint
 
@@ -113,3 +113,10 @@ def local_tar(archive: Archive, store: Store, spool: Path) -> Path:
         if not copy.exists() or copy.stat().st_size != archive.size:
             store.get_file(archive.tar_key, copy, sha256=archive.sha256)
     return copy
+
+
+def must_be_unchanged(archive: Archive, tar: TarReader) -> None:
+    """InputError when the user's own tar was written to since it was indexed, after reading it."""
+    original = archive.original
+    if original is not None and Path(original.path) == tar.path and not original.unchanged():
+        raise InputError(f"{archive.source} changed while it was read; run it again.")

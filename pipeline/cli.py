@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from pydantic_core import to_json
 
 from infra.failure import Failure
 from infra.stores import Store
@@ -130,8 +131,6 @@ def run_local(
 def recipes(json: Json = False) -> None:
     """List the recipes and their settings."""
     if json:
-        from pydantic_core import to_json
-
         print(to_json(RECIPES).decode())
         return
     from pipeline.tables import print_recipes
@@ -169,8 +168,6 @@ def fetch(
     manifest = fetch_checkpoint(_run_id(run), Store.open(store or default_store()), folder)
     path = folder / "checkpoint.pt"
     if json:
-        from pydantic_core import to_json
-
         print(to_json({"checkpoint": path, **dict(manifest)}).decode())
         return
     score = "not scored yet" if manifest.miou is None else f"mIoU {manifest.miou:.4f}"
@@ -217,8 +214,6 @@ def _failure_as_json(terminal: "Terminal | None") -> Iterator[None]:
         yield
     except BaseException as error:
         if terminal:
-            from pydantic_core import to_json
-
             from pipeline.run import explained
 
             cause, message = explained(error)

@@ -25,13 +25,13 @@ from model.dataset import SPLITS, VOID, Manifest, Sample, Shard
 from model.errors import InputError
 from model.images import decode_mask, decode_photo, encode_mask, sample_digest
 from model.indexed_tar import TarReader, TarWriter
-from pipeline.archive import Archive, local_tar
+from pipeline.archive import Archive, local_tar, must_be_unchanged
 from pipeline.dataset import dataset_prefix, is_whole
 from pipeline.download.spool import writable
 from pipeline.masks import fit, read_mask, read_photo
 from pipeline.parameters import Limits
 from pipeline.progress import Progress, silent
-from pipeline.stages.separate import Pair, Separation, must_be_unchanged
+from pipeline.stages.separate import Pair, Separation
 
 _FORMAT, _LIMITS = 1, Limits()
 _AHEAD = 4  # pairs in flight a thread: enough to keep it busy, few enough for flat memory

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.stores import Store
 from model.errors import InputError
 from model.indexed_tar import Member, TarReader
-from pipeline.archive import Archive, local_tar, read_archive_index
+from pipeline.archive import Archive, local_tar, must_be_unchanged, read_archive_index
 from pipeline.progress import Progress, silent
 
 _FORMAT = 1
@@ -118,13 +118,6 @@ def separate(
     _must_have(needed, separation, by_hash.values())
     store.write(name, separation)
     return separation, False
-
-
-def must_be_unchanged(archive: Archive, tar: TarReader) -> None:
-    """InputError when the user's own tar was written to since it was indexed, after reading it."""
-    original = archive.original
-    if original is not None and Path(original.path) == tar.path and not original.unchanged():
-        raise InputError(f"{archive.source} changed while it was read; run it again.")
 
 
 def _must_have(needed: Iterable[str], found: Separation, archives: Iterable[Archive]) -> None:
