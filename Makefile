@@ -1,7 +1,7 @@
 # Everything runs from .venv in this folder; `make setup` makes it, and every target that needs it
 # brings it up to date first when pyproject.toml or constraints.txt have changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup dry-run test lint bench system-deps clean FORCE
+.PHONY: help setup dry-run rehearse test lint bench system-deps clean FORCE
 
 # Named on the command line or in the environment, these are looked at even if .venv is ready.
 export PYTHON TORCH_INDEX
@@ -39,6 +39,10 @@ dry-run: $(READY) $(PREFECT)/prefect.db ## The whole flow on a small generated a
 	@env -u PREFECT_API_URL VOC_TRAIN_HOME=$(DRY_RUN) PREFECT_HOME=$(PREFECT) \
 		.venv/bin/voc-train run local --archive $(DRY_RUN)/shapes.tar \
 		--classes background,disc,ring,cross --recipe tiny --wandb offline
+
+rehearse: $(READY) $(PREFECT)/prefect.db ## The whole rental against a simulated Linode, free (Linux)
+	@env -u PREFECT_API_URL VOC_TRAIN_HOME=$(DRY_RUN) PREFECT_HOME=$(PREFECT) \
+		.venv/bin/voc-train rehearse
 
 test: $(READY) ## The tests; with CI=true the system packages first
 ifeq ($(CI),true)

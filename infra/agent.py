@@ -9,6 +9,7 @@ checkpoint first; the end of every story is `result.json`.
 
 import argparse
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -18,12 +19,15 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
 from infra.failure import Cause, Failure
 from infra.heartbeat import Pulse
+from infra.launch import AGENT, GROUP
 from infra.log import LogWriter
 from infra.mirror import Mirror
 from infra.processes import end_group, end_with_parent, note_group
@@ -32,7 +36,6 @@ from infra.stores import Store
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
 UNSENT = "result.json"  # in the job's folder, when the store could not take it
-GROUP = "group"  # in the job's folder: which processes to end where the agent cannot
 _FAILURE = "failure.json"  # the job's own word on why it failed: cause, message
 _AWAY = 600.0  # seconds that the last words may wait for a store that does not answer
 # Seconds that a store may refuse, while the job runs and at its end: room and rights seldom come
@@ -121,7 +124,7 @@ class Agent:
             child = subprocess.Popen(
                 argv,
                 cwd=self._job,
-                env=_without_keys(),
+                env=_without_keys() | (self._keys() if spec.uses_store else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -156,6 +159,10 @@ class Agent:
             ended.set()
             reporter.join()
         return self._judge(child.returncode)
+
+    def _keys(self) -> dict[str, str]:
+        keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        return keys | {"VOC_TRAIN_STORE": self._store.url}
 
     def _report_until(self, ended: threading.Event) -> None:
         welcome = time.monotonic()  # when the store last did not refuse
@@ -249,6 +256,45 @@ def _without_keys() -> dict[str, str]:
     return kept | nothing | {"PYTHONUNBUFFERED": "1"}
 
 
+@contextmanager
+def _alone(job: Path) -> Iterator[None]:
+    """Let no other agent work in this folder; Failure(BAD_INPUT) where one does."""
+    try:
+        job.mkdir(parents=True, exist_ok=True)
+        note = (job / AGENT).open("a")
+    except OSError:  # nothing can be written here, which the result will say
+        yield
+        return
+    with note:
+        try:
+            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(
+                Cause.BAD_INPUT,
+                f"An agent works in {job} already; wait for it, or stop it first.",
+                permanent=True,
+            ) from None
+        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+            note_group(job / AGENT, os.getpid())
+        yield
+
+
+def _take_secrets(file: Path) -> None:
+    """Read keys into this process's environment, where /proc shows none, and remove the file."""
+    try:
+        said = file.read_bytes()
+        file.unlink()
+        secrets = json.loads(said)
+        os.environ.update(secrets)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # Not what it says in full: that may quote the keys.
+        raise Failure(
+            Cause.BAD_INPUT,
+            f"{file} is not a readable JSON object of environment variables "
+            f"({type(error).__name__}).",
+        ) from None
+
+
 def _say(failure: Failure) -> None:
     stamp = datetime.now().astimezone().isoformat(timespec="seconds")
     print(f"{stamp} {failure.cause} {failure}", file=sys.stderr, flush=True)
@@ -268,13 +314,20 @@ def main() -> int:
     parser.add_argument(
         "--grace", type=float, default=GRACE, help="seconds for the job between stop and kill"
     )
+    parser.add_argument(
+        "--secrets", type=Path, help="JSON object of environment variables; is removed when read"
+    )
     args = parser.parse_args()
+    job = args.job.absolute()
     try:
+        if args.secrets:
+            _take_secrets(args.secrets)
         store = Store.open(args.store)
-        agent = Agent(store, args.run, args.job.absolute(), args.poll, args.grace)
-        signal.signal(signal.SIGTERM, agent.stop)
-        signal.signal(signal.SIGINT, agent.stop)
-        return 0 if agent.run().cause is None else 1
+        with _alone(job):
+            agent = Agent(store, args.run, job, args.poll, args.grace)
+            signal.signal(signal.SIGTERM, agent.stop)
+            signal.signal(signal.SIGINT, agent.stop)
+            return 0 if agent.run().cause is None else 1
     except Failure as failure:
         _say(failure)
         return 1

@@ -12,6 +12,14 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     AGENT_LOST = "AGENT_LOST"
     DEADLINE = "DEADLINE"
+    NO_CAPACITY = "NO_CAPACITY"  # the provider has no such machine free
+    PROVIDER = "PROVIDER"  # it does not answer, or not in a way that says anything
+    BUDGET = "BUDGET"  # it would cost more than was allowed
+    BOOT_TIMEOUT = "BOOT_TIMEOUT"
+    SETUP_FAILED = "SETUP_FAILED"
+    HOST_KEY = "HOST_KEY"  # a machine shows another key than the one it was given
+    STALLED = "STALLED"  # the machine is there, but nothing is heard from it
+    LEAKED = "LEAKED"  # something that costs money could not be shown gone
     CANCELLED = "CANCELLED"
     BELOW_GATE = "BELOW_GATE"
     CORRUPT = "CORRUPT"

@@ -1,4 +1,4 @@
-"""Machines: computers that run a job. So far this one; the agent and the store do the rest."""
+"""Machines: computers that run a job, this one to begin with; agent and store do the rest."""
 
 import contextlib
 import os
@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, Protocol
 
-from infra.agent import GRACE, GROUP, UNSENT
+from infra.agent import GRACE, UNSENT
 from infra.failure import Cause, Failure
+from infra.launch import GROUP
 from infra.processes import end_group, noted_group
 from infra.protocol import Result
 from infra.stores import Store
@@ -21,8 +23,50 @@ _LAST_UPLOAD = 300.0  # seconds that an agent may take to send the last checkpoi
 _LOOK = 0.02  # seconds between two looks at what is ending
 
 
+MachineState = Literal["running", "gone", "unknown"]
+
+
+class Machine(Protocol):
+    """A computer that runs the job of one run."""
+
+    @property
+    def where(self) -> str:
+        """What people call it."""
+
+    def start(self, store: Store, run_id: str) -> None:
+        """Start the agent for a run whose spec is in the store; returns as soon as it runs.
+
+        Raises Failure when it could not be started; then nothing of it runs.
+        """
+
+    def state(self) -> MachineState:
+        """Whether the job is being worked on.
+
+        "gone" is for good: the agent has ended, or the machine is no more. "unknown" is when it
+        cannot be said just now, which is no reason to give up: ask again, and look at the store.
+        """
+
+    def stop(self) -> None:
+        """Ask the agent to stop; returns when it has sent its last word, or cannot.
+
+        Harmless when it has ended, or was never started. Where the machine does not answer, this
+        returns all the same: whoever rented it has to delete it anyway.
+        """
+
+    def clean(self) -> None:
+        """Remove the run's files from it. Best effort: never raises, and never waits for long."""
+
+    def unsent_result(self) -> Result | None:
+        """How the job ended, where the agent could not tell the store; None if nobody knows."""
+
+    def last_words(self) -> str:
+        """The last line of the agent's own log, for when there is no result."""
+
+
 class LocalMachine:
     """This computer: the agent is a detached child process with a folder for the job."""
+
+    where = "this computer"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -53,6 +97,10 @@ class LocalMachine:
                 # Ctrl-C in the terminal is ours to pass on, after which we wait for the result.
                 start_new_session=True,
             )
+
+    def state(self) -> MachineState:
+        """Whether the agent is running; here that is always known."""
+        return "running" if self.alive() else "gone"
 
     def alive(self) -> bool:
         """Whether the agent is running."""

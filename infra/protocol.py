@@ -41,6 +41,7 @@ class JobSpec(BaseModel):
     inputs: tuple[Input, ...] = ()
     files: dict[str, str] = {}  # small text files to write beside the inputs
     deadline_seconds: float  # the agent stops the job after this long
+    uses_store: bool = False  # whether the job gets the agent's keys, and VOC_TRAIN_STORE
 
 
 AgentState = Literal["preparing", "running", "finishing"]

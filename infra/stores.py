@@ -134,9 +134,12 @@ class Store:
             if move and self._folder is not None:
                 target = self._folder / key
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if path.stat().st_dev == target.parent.stat().st_dev:
+                try:
                     path.replace(target)
                     return
+                except OSError as error:  # between file systems, or two mounts of one
+                    if error.errno != errno.EXDEV:
+                        raise
             obstore.put(self._objects(write=True), key, file, chunk_size=_CHUNK)
         if move:
             path.unlink()

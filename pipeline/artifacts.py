@@ -17,6 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
+from infra.receipt import Receipt
 from pipeline.run import Outcome, StageRecord
 
 if TYPE_CHECKING:
@@ -127,4 +128,24 @@ def summarise(outcome: Outcome, stages: Sequence[StageRecord], score: "Score") -
             ),
             key="voc-train-summary",
             description="what came out",
+        )
+
+
+def show_receipt(receipt: Receipt) -> None:
+    """What was rented, from its creation to the proof that it is gone, and what it cost."""
+    with _if_it_can_be_told():
+        create_table_artifact(
+            table=[
+                {
+                    "what": f"{line.kind} {line.plan or line.label}",
+                    "id": line.id,
+                    "created": str(line.created or "?"),
+                    "gone": line.end_in_words,
+                    "hours": line.hours,
+                    "dollars": line.dollars,
+                }
+                for line in receipt.lines
+            ],
+            key="voc-train-receipt",
+            description=f"receipt of run {receipt.run_id}: ${receipt.dollars:.2f}",
         )

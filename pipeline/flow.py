@@ -5,26 +5,31 @@ function from `pipeline/stages/`; nothing that matters is kept by Prefect alone,
 process leaves Prefect's states behind as they were.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from infra.machines import LocalMachine
 from infra.protocol import run_key
+from infra.stores import Store
 from model.dataset import Dataset, Manifest
 from pipeline import artifacts, preparation
 from pipeline.archive import Archive
 from pipeline.dataset import local_dataset
+from pipeline.machines import must_be_available, preparing_place, workplace
 from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
 from pipeline.report import render_report
 from pipeline.run import Outcome, Run
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, must_pass_gate
+from pipeline.stages.prepare import archives_in_store, prepare_there
 from pipeline.stages.separate import Separation
 from pipeline.stages.train import job_for, train
+from pipeline.tenancy import Workplace
+from pipeline.volume_route import VolumeRoute, volume_route
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
@@ -34,18 +39,26 @@ if TYPE_CHECKING:
 _NEEDED = ("train", "val")  # splits without which there is no training
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a run made: the dataset, what it was made from, the checkpoint, the dataset here."""
+
+    dataset: Manifest
+    sources: dict[str, str]  # archives: sha256 to where it came from
+    checkpoint: "CheckpointManifest"
+    folder: Path
+
+
 @flow(name="voc-train", flow_run_name="{parameters.recipe}", validate_parameters=True)
 def voc_train(parameters: Parameters) -> Outcome:
     """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home."""
     run = Run(parameters, [artifacts.PrefectListener(), *listening.get()])
     with run.recorded():
-        must_have_device(parameters.device)  # rather now than after an hour of preparation
-        archives = extract_archives(run)
-        separation = separate_pairs(run, archives)
-        dataset = build_shards(run, separation, archives)
-        train_net(run, dataset)
-        checkpoint, evaluation, folder = fetch_best(run, dataset)
-        report = write_report(run, archives, folder, checkpoint, evaluation)
+        must_be_available(parameters, run.store)  # rather now than after an hour of preparation
+        made = made_by_volume(run) if parameters.by_volume else made_by_store(run)
+        evaluation = score_again(run, made)
+        report = write_report(run, made, evaluation)
+        checkpoint = made.checkpoint
         run.outcome = Outcome(
             run_id=run.run_id,
             checkpoint=str(run.folder / "checkpoint.pt"),
@@ -61,12 +74,30 @@ def voc_train(parameters: Parameters) -> Outcome:
     return run.outcome
 
 
-def must_have_device(device: str) -> None:
-    """Raise InputError when this computer lacks the device that was asked for."""
-    if device not in ("auto", "cpu"):  # the import takes seconds
-        from model.device import pick_device
+def made_by_store(run: Run) -> Made:
+    """By way of the store: the machine that trains sees it, or is this computer."""
+    if run.parameters.prepared_elsewhere:
+        dataset, sources = prepare_elsewhere(run)
+    else:
+        archives = extract_archives(run)
+        separation = separate_pairs(run, archives)
+        dataset = build_shards(run, separation, archives)
+        sources = {archive.sha256: archive.source for archive in archives}
+    with workplace(run, dataset) as place:  # what is rented is gone after this block
+        train_net(run, dataset, place)
+        checkpoint = fetch_best(run, run.store)  # verified before anything is deleted
+    folder = local_dataset(dataset, run.store, home() / "datasets")
+    return Made(dataset, sources, checkpoint, folder)
 
-        pick_device(device)
+
+def made_by_volume(run: Run) -> Made:
+    """By way of a disk that moves from the machine that prepares to the one that trains."""
+    with volume_route(run) as route:  # both machines are gone after this block
+        dataset, sources = prepare_on_volume(run, route)
+        train_net(run, dataset, move_to_trainer(run, route, dataset))
+        store, folder = bring_back(run, route, dataset)
+        checkpoint = fetch_best(run, store)
+    return Made(dataset, sources, checkpoint, folder)
 
 
 @task(name="extract", cache_policy=NO_CACHE)
@@ -96,65 +127,121 @@ def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> M
     return dataset
 
 
+@task(name="prepare", cache_policy=NO_CACHE)
+def prepare_elsewhere(run: Run) -> tuple[Manifest, dict[str, str]]:
+    """The first three stages on a machine rented for them, straight into the store."""
+    with run.stage("extract") as stage:
+        archives = archives_in_store(run.parameters, run.store, run.spool, report=stage.report)
+    with preparing_place(run) as place:
+        return _prepare(run, place, archives)
+
+
+@task(name="prepare", cache_policy=NO_CACHE)
+def prepare_on_volume(run: Run, route: VolumeRoute) -> tuple[Manifest, dict[str, str]]:
+    """The first three stages on the machine that has the Volume."""
+    with run.stage("extract") as stage:
+        archives = route.archives(stage)
+    return _prepare(run, route.preparer(), archives)
+
+
+def _prepare(
+    run: Run, place: Workplace, archives: tuple[str, ...]
+) -> tuple[Manifest, dict[str, str]]:
+    with run.stage("prepare") as stage:
+        dataset, prepared = prepare_there(
+            run.run_id, run.parameters, place, archives, report=stage.report, say=stage.say
+        )
+        run.dataset = dataset.key
+        stage.summary = f"{sum(dataset.counts.values()):,} samples on {place.machine.where}"
+    return dataset, prepared.sources
+
+
+@task(name="move-volume", cache_policy=NO_CACHE)
+def move_to_trainer(run: Run, route: VolumeRoute, dataset: Manifest) -> Workplace:
+    """A machine with a GPU, and the Volume moved into it."""
+    with run.stage("rent") as stage:
+        return route.trainer(dataset, stage)
+
+
+@task(name="bring-back", cache_policy=NO_CACHE)
+def bring_back(run: Run, route: VolumeRoute, dataset: Manifest) -> tuple[Store, Path]:
+    """Move the Volume back; the GPU machine is deleted, the records come home."""
+    with run.stage("bring-back") as stage:
+        return route.bring_back(dataset, home() / "datasets", stage)
+
+
 @task(name="train", cache_policy=NO_CACHE)
-def train_net(run: Run, dataset: Manifest) -> None:
-    """Train on a machine, through its agent; whatever happens, nothing is left running."""
+def train_net(run: Run, dataset: Manifest, place: Workplace) -> None:
+    """Train on a machine, through its agent; whatever happens, the job is not left running."""
     with run.stage("train") as stage:
         parameters = run.parameters
         job = job_for(
             run.run_id,
             parameters.resolved_recipe(),
             dataset,
-            run.store,
+            place.store,
             device=parameters.device,
             workers=parameters.workers,
             wandb=parameters.wandb,
-            deadline_seconds=parameters.limits.train_hours * 3600,
+            deadline_seconds=place.seconds,
         )
-        machine = LocalMachine(run.job_folder)
-        result = train(job, run.store, machine, report=stage.report, say=stage.say)
-        stage.summary = f"{(result.ended - result.started).total_seconds():.0f} s on this computer"
+        result = train(
+            job,
+            place.store,
+            place.machine,
+            clock=place.clock,
+            patience=place.patience,
+            report=stage.report,
+            say=stage.say,
+        )
+        seconds = (result.ended - result.started).total_seconds()
+        stage.summary = f"{seconds:.0f} s on {place.machine.where}"
 
 
 @task(name="fetch-checkpoint", cache_policy=NO_CACHE)
-def fetch_best(run: Run, dataset: Manifest) -> "tuple[CheckpointManifest, Evaluation, Path]":
-    """Bring the best checkpoint home and score it again, on the dataset's verified folder here."""
+def fetch_best(run: Run, store: Store) -> "CheckpointManifest":
+    """Bring the best checkpoint that verifies home."""
     with run.stage("fetch-checkpoint") as stage:
-        checkpoint = fetch_checkpoint(run.run_id, run.store, run.folder)
-        folder = local_dataset(dataset, run.store, home() / "datasets")
+        checkpoint = fetch_checkpoint(run.run_id, store, run.folder)
+        stage.summary = f"step {checkpoint.step}, {checkpoint.size / 1e6:.1f} MB, verified"
+    return checkpoint
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def score_again(run: Run, made: Made) -> "Evaluation":
+    """Score the checkpoint once more, here, on the dataset's verified folder."""
+    with run.stage("evaluate") as stage:
         evaluation = evaluate_again(
-            checkpoint, run.folder, folder, device=run.parameters.device, report=stage.report
+            made.checkpoint,
+            run.folder,
+            made.folder,
+            device=run.parameters.device,
+            report=stage.report,
         )
         stage.summary = (
-            f"step {checkpoint.step}, mIoU {evaluation.score.miou:.4f} on "
-            f"{evaluation.score.images:,} images, as in training"
+            f"mIoU {evaluation.score.miou:.4f} on {evaluation.score.images:,} images, as in "
+            "training"
         )
-    return checkpoint, evaluation, folder
+    return evaluation
 
 
-def write_report(
-    run: Run,
-    archives: list[Archive],
-    dataset: Path,
-    checkpoint: "CheckpointManifest",
-    evaluation: "Evaluation",
-) -> str:
+def write_report(run: Run, made: Made, evaluation: "Evaluation") -> str:
     """Write the report to the store and beside the checkpoint; returns its path here."""
-    val = Dataset(dataset, "val")
+    val = Dataset(made.folder, "val")
     pictures = [
         Picture(*val[position], prediction)
         for position, prediction in sorted(evaluation.predictions.items())
     ]
     html = render_report(
         run_id=run.run_id,
-        checkpoint=checkpoint,
+        checkpoint=made.checkpoint,
         score=evaluation.score,
         records=run.metrics(),
         pictures=pictures,
         stages=run.stages,
         left_out=val.manifest.left_out,
         counts=val.manifest.counts,
-        sources={archive.sha256: archive.source for archive in archives},
+        sources=made.sources,
         max_side=val.manifest.max_side,
     ).encode()
     run.store.put(run_key(run.run_id, "report.html"), html)

@@ -5,6 +5,7 @@ environment of the worker.
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -40,6 +41,12 @@ def default_store() -> str:
     return os.environ.get("VOC_TRAIN_STORE") or (home() / "store").as_uri()
 
 
+def default_ssh_from() -> tuple[str, ...]:
+    """Where the worker comes from, as `VOC_TRAIN_SSH_FROM` says: networks with commas."""
+    named = os.environ.get("VOC_TRAIN_SSH_FROM", "").split(",")
+    return tuple(network.strip() for network in named if network.strip())
+
+
 class Limits(BaseModel):
     """Bounds on what a run may take; beyond them it stops with a cause."""
 
@@ -64,6 +71,48 @@ class Limits(BaseModel):
     def shard_bytes(self) -> int:
         """Bytes from which on a shard is full; shards count in powers of two."""
         return self.shard_mb << 20
+
+
+class RentalTerms(BaseModel):
+    """What may be rented, and for how much."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget: float = Field(5.0, gt=0, le=100_000, description="dollars at most, all attempts")
+    plan: str | None = Field(None, description="the provider's name of a plan; default: cheapest")
+    region: str | None = Field(None, description="the provider's name of a region; default: any")
+    ssh_from: tuple[str, ...] = Field(
+        default_factory=default_ssh_from,
+        description="networks (CIDR) that may reach the machine by SSH: where the worker is",
+    )
+    route: Literal["bucket", "volume"] = Field(
+        "bucket", description="how data reaches the machine: object storage, or a Volume"
+    )
+    prepare_on: Literal["local", "linode"] = Field(
+        "local", description="where the dataset is built"
+    )
+    prepare_plan: str = Field(
+        "g6-standard-2", description="plan of the machine that builds it, without a GPU"
+    )
+    volume_gb: int = Field(
+        40, ge=10, le=10_240, description="size of the Volume, for the route of that name"
+    )
+    keep: bool = Field(False, description="keep the machine afterwards, until its deadline")
+    reaper: bool = Field(True, description="refuse to rent while no reaper looks")
+
+    @field_validator("ssh_from")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                bits = ip_network(network).prefixlen
+            except ValueError:
+                raise ValueError(
+                    f"{network!r} is no network; write it like 203.0.113.7/32, without host bits"
+                ) from None
+            if bits == 0:
+                raise ValueError(f"{network} is everybody; name the network you come from")
+        return networks
 
 
 class Parameters(BaseModel):
@@ -92,7 +141,10 @@ class Parameters(BaseModel):
         validate_default=True,
         description="file:///folder or s3://bucket",
     )
-    machine: Literal["local"] = Field("local", description="where to train")
+    machine: Literal["local", "linode", "ssh"] = Field("local", description="where to train")
+    rental: RentalTerms = Field(default_factory=RentalTerms)
+    ssh_host: str | None = Field(None, description="USER@HOST[:PORT], for the machine `ssh`")
+    ssh_python: str = Field("python3", description="a Python with torch on that host")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: int | None = Field(
         None,
@@ -134,6 +186,16 @@ class Parameters(BaseModel):
     def _recipe_exists(self) -> Self:
         self.resolved_recipe()
         return self
+
+    @property
+    def by_volume(self) -> bool:
+        """Whether the data moves on a disk, instead of through the store."""
+        return self.machine == "linode" and self.rental.route == "volume"
+
+    @property
+    def prepared_elsewhere(self) -> bool:
+        """Whether a machine is rented to build the dataset."""
+        return self.machine == "linode" and self.rental.prepare_on == "linode"
 
     def resolved_recipe(self) -> Recipe:
         """The recipe with its overrides; InputError says what is wrong with them."""

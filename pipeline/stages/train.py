@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from infra.clock import Clock
 from infra.failure import Cause, Failure
+from infra.lease import Patience
 from infra.log import LogReader
-from infra.machines import LocalMachine
+from infra.machines import Machine
 from infra.protocol import Heartbeat, Input, JobSpec, Result, run_key
 from infra.stores import Store
 from model.dataset import Manifest
@@ -19,7 +21,7 @@ from model.recipe import Recipe
 from pipeline.dataset import dataset_prefix
 from pipeline.progress import Progress, silent
 
-_POLL = 0.5  # seconds between two looks at the store
+_POLL, _POLL_AFAR = 0.5, 2.0  # seconds between two looks at the store; at one that is not here
 _STORE_PATIENCE = 600.0  # seconds that the store may be away: training goes on without it
 
 
@@ -74,8 +76,10 @@ def job_for(
 def train(
     job: JobSpec,
     store: Store,
-    machine: LocalMachine,
+    machine: Machine,
     *,
+    clock: Clock = Clock(),  # noqa: B008  # frozen
+    patience: Patience = Patience(),  # noqa: B008
     report: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> Result:
@@ -88,9 +92,9 @@ def train(
     try:
         machine.start(store, job.run_id)
         try:
-            result = _follow(job.run_id, store, machine, report, say)
+            result = _Follower(job.run_id, store, machine, clock, patience, report, say).follow()
         except BaseException:
-            if machine.alive():
+            if machine.state() != "gone":
                 say("stopping; the job may store a checkpoint first")
             raise
     finally:
@@ -103,42 +107,78 @@ def train(
     return result
 
 
-def _follow(
-    run_id: str,
-    store: Store,
-    machine: LocalMachine,
-    report: Progress,
-    say: Callable[[str], None],
-) -> Result:
-    log = LogReader(store, run_id)
-    seen = time.monotonic()  # when the store last answered
-    while True:
-        # Asked before the store is read, so that words written just before the end are not missed.
-        alive = machine.alive()
-        try:
-            heartbeat = store.read(run_key(run_id, "heartbeat.json"), Heartbeat)
-            result = store.read(run_key(run_id, "result.json"), Result)
-            # Read after the result, so that with one it is the whole log.
-            lines = log.new_lines(last=result is not None)
-        except Failure:
-            if not alive or time.monotonic() > seen + _STORE_PATIENCE:
-                raise
-            time.sleep(_POLL)
-            continue
-        seen = time.monotonic()
-        if heartbeat and (total := heartbeat.progress.get("total_steps")):
-            report(heartbeat.progress.get("step", 0), total, _in_words(heartbeat.progress))
+class _Follower:
+    """Watches a job through the store, live, until its result or until it must be given up."""
+
+    def __init__(
+        self,
+        run_id: str,
+        store: Store,
+        machine: Machine,
+        clock: Clock,
+        patience: Patience,
+        report: Progress,
+        say: Callable[[str], None],
+    ) -> None:
+        self._run_id = run_id
+        self._store = store
+        self._machine = machine
+        self._clock = clock
+        self._patience = patience
+        self._report = report
+        self._say = say
+        self._pause = _POLL_AFAR if store.local_path("") is None else _POLL
+        self._log = LogReader(store, run_id)
+        self._beat: Heartbeat | None = None
+        self._heard = clock.monotonic()  # when the beat last changed, by this computer's clock
+
+    def follow(self) -> Result:
+        """The job's result. Raises Failure(AGENT_LOST), (STALLED), or (STORE) when it is away."""
+        seen = time.monotonic()  # when the store last answered
+        while True:
+            # Asked before the store is read, so that words written just before the end are read.
+            state = self._machine.state()
+            try:
+                result = self._look()
+            except Failure:
+                if state == "gone" or time.monotonic() > seen + _STORE_PATIENCE:
+                    raise
+                time.sleep(self._pause)
+                continue
+            seen = time.monotonic()
+            if result or (state == "gone" and (result := self._machine.unsent_result())):
+                return result
+            if state == "gone":
+                raise Failure(
+                    Cause.AGENT_LOST,
+                    f"The agent of run {self._run_id} ended without a result "
+                    f"({self._machine.last_words()}); start the run again.",
+                )
+            self._must_beat()
+            time.sleep(self._pause)
+
+    def _look(self) -> Result | None:
+        beat = self._store.read(run_key(self._run_id, "heartbeat.json"), Heartbeat)
+        result = self._store.read(run_key(self._run_id, "result.json"), Result)
+        # Read after the result, so that with one it is the whole log.
+        lines = self._log.new_lines(last=result is not None)
+        if beat and beat != self._beat:
+            self._beat, self._heard = beat, self._clock.monotonic()
+            if total := beat.progress.get("total_steps"):
+                self._report(beat.progress.get("step", 0), total, _in_words(beat.progress))
         for line in lines:
-            say(line)
-        if result or (not alive and (result := machine.unsent_result())):
-            return result
-        if not alive:
+            self._say(line)
+        return result
+
+    def _must_beat(self) -> None:
+        """Whose clock is right does not matter: only whether the beat changes."""
+        silence = self._clock.monotonic() - self._heard
+        if silence > (self._patience.stall if self._beat else self._patience.heartbeat):
             raise Failure(
-                Cause.AGENT_LOST,
-                f"The agent of run {run_id} ended without a result ({machine.last_words()}); "
-                "start the run again.",
+                Cause.STALLED,
+                f"Nothing was heard from {self._machine.where} for {silence / 60:.0f} minutes "
+                f"({self._machine.last_words()}); start the run again.",
             )
-        time.sleep(_POLL)
 
 
 def _in_words(progress: dict[str, Any]) -> str:

@@ -281,7 +281,8 @@ def test_a_bad_parameter_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.cli._prepare_prefect", lambda: pytest.fail("Prefect was started"))
+    name = "pipeline.cli.runs._prepare_prefect"
+    monkeypatch.setattr(name, lambda: pytest.fail("Prefect was started"))
     said = voc_train("run", "local", "--archive", tmp_path / "voc.tar", *arguments)
     assert_refused(said, *fragments)
     assert "hunter2" not in said.err

@@ -58,7 +58,7 @@ def test_overrides_reach_the_recipe() -> None:
         ({"max_side": 65_536}, "max_side: "),
         ({"workers": -1}, "workers: "),
         ({"device": "gpu"}, "device: "),
-        ({"machine": "linode"}, "machine: "),
+        ({"machine": "moon"}, "machine: "),
         ({"wandb": "sometimes"}, "wandb: "),
         ({"classes": ("only",)}, "classes: "),
         ({"classes": ("cat", "cat")}, "no two the same"),

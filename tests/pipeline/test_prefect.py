@@ -67,7 +67,8 @@ def test_the_deployment_runs_to_a_checkpoint_and_shows_it(
     tasks = prefect.post("task_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
     states = {task["name"].rsplit("-", 1)[0]: task["state"]["type"] for task in tasks}
     assert states == dict.fromkeys(
-        ("extract", "separate", "build-dataset", "train", "fetch-checkpoint"), "COMPLETED"
+        ("extract", "separate", "build-dataset", "train", "fetch-checkpoint", "evaluate"),
+        "COMPLETED",
     )
 
     artifacts = prefect.post(
@@ -83,7 +84,7 @@ def test_the_deployment_runs_to_a_checkpoint_and_shows_it(
     by_key = {artifact["key"]: artifact["data"] for artifact in artifacts}
     rows = json.loads(by_key["voc-train-stages"])
     assert [row["stage"] for row in rows] == [
-        "extract", "separate", "build-dataset", "train", "fetch-checkpoint",
+        "extract", "separate", "build-dataset", "train", "fetch-checkpoint", "evaluate",
     ]  # fmt: skip
     assert by_key["voc-train-train"] == 100
     assert by_key["voc-train-samples"].startswith("data:image/png;base64,")

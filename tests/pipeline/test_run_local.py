@@ -80,7 +80,7 @@ def test_the_flow_ends_with_a_verified_checkpoint_and_a_report(first: Any, home:
     assert Path(first["report"]).read_text().startswith("<!doctype html>")
     assert first["reused"] == []
     assert list(first["seconds"]) == [
-        "extract", "separate", "build-dataset", "train", "fetch-checkpoint",
+        "extract", "separate", "build-dataset", "train", "fetch-checkpoint", "evaluate",
     ]  # fmt: skip
     assert not list((home / "jobs").iterdir()), "a finished job leaves its folder behind"
 

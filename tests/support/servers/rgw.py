@@ -16,12 +16,16 @@ from collections.abc import Callable
 from http.client import HTTPSConnection
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import boto3
+from botocore.config import Config
 
 from servers.certificates import issue
 from servers.requirements import require
+
+if TYPE_CHECKING:
+    from infra.simulator.object_storage import RadosGateway
 
 _PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 _PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "ceph", "radosgw-admin", "monmaptool")
@@ -70,7 +74,7 @@ osd pool default pg autoscale mode = off
 rgw data = {folder}
 rgw frontends = beast ssl_endpoint=127.0.0.1:{port} tcp_nodelay=1 \
 ssl_certificate={certificate} ssl_private_key={key}
-rgw enable apis = s3
+rgw enable apis = s3, admin
 rgw run sync thread = false
 """
 
@@ -126,15 +130,27 @@ class RGW:
 
     def create_bucket(self, name: str) -> str:
         """Make an empty bucket; returns its name."""
-        boto3.client(
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def client(self, access_key: str = "", secret_key: str = "") -> Any:
+        """boto3's own client, with the key that owns everything unless another one is named."""
+        return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
             region_name=_REGION,
             verify=str(self.ca_bundle),
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-        ).create_bucket(Bucket=name)
-        return name
+            aws_access_key_id=access_key or self.access_key,
+            aws_secret_access_key=secret_key or self.secret_key,
+            config=Config(request_checksum_calculation="when_required"),
+        )
+
+    def gateway(self) -> "RadosGateway":
+        """This server as a simulated account uses it, to make keys and buckets."""
+        # Only here: every test's conftest imports this module, and few of them a simulator.
+        from infra.simulator.object_storage import RadosGateway
+
+        return RadosGateway(self.endpoint, self.access_key, self.secret_key, str(self.ca_bundle))
 
     def _start(self, deadline: float) -> None:
         cluster, disk = str(uuid.uuid4()), str(uuid.uuid4())
@@ -164,7 +180,8 @@ class RGW:
         self._wait_until(lambda: "1 up" in self._run("ceph", *conf, "osd", "stat"), deadline)
         self._daemon("radosgw", *gateway)
         self._run("radosgw-admin", *gateway, "user", "create", "--uid=test", "--display-name=test",
-                  f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")  # fmt: skip
+                  f"--access-key={self.access_key}", f"--secret-key={self.secret_key}",
+                  "--caps=users=*")  # fmt: skip
         self._wait_until(self._answers, deadline)
 
     def _run(self, program: str, *arguments: str) -> str:

@@ -1,0 +1,137 @@
+"""Intents: notes in the store about what costs money, written before it is created.
+
+    runs/<run>/intents/<kind>-<label>.json           before the call
+    runs/<run>/intents/<kind>-<label>.created.json   the provider's id, once it is known
+    runs/<run>/intents/<kind>-<label>.gone.json      what was seen when it was no longer there
+
+Folded together they are the receipt, and all that a computer without memory needs to clear up.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.lease import billed_hours
+from infra.protocol import run_key
+from infra.provider import Kind, Thing
+from infra.stores import Store
+
+_CREATED, _GONE = ".created", ".gone"
+
+
+class Intent(BaseModel):
+    """What is about to be created. `before` are the ids that bore its label already."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    label: str
+    time: datetime
+    until: datetime
+    region: str = ""
+    plan: str = ""
+    dollars_per_hour: float = 0.0
+    before: tuple[int, ...] = ()
+
+
+class Creation(BaseModel):
+    """The provider's answer, or what a look for the label found; `created` by its own clock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    created: datetime
+
+
+class End(BaseModel):
+    """That something is no longer there, or never was."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: datetime
+    said: str
+
+
+class Entry(BaseModel):
+    """All that is known of one thing."""
+
+    intent: Intent
+    creation: Creation | None = None
+    end: End | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it may exist still."""
+        return self.end is None
+
+    def named(self, thing: Thing) -> bool:
+        """Whether `thing`, which carries no tags, is this: by id, label and time of creation."""
+        made = self.creation
+        if made is None or (thing.kind, thing.id) != (self.intent.kind, made.id):
+            return False
+        return thing.label == self.intent.label and thing.created in (None, made.created)
+
+    def dollars(self, now: datetime) -> float:
+        """What it has cost until it was gone, or until `now`."""
+        if self.creation is None or not self.intent.dollars_per_hour:
+            return 0.0
+        gone = self.end.time if self.end else now
+        return billed_hours(self.creation.created, gone) * self.intent.dollars_per_hour
+
+
+class Intents:
+    """The notes of one run. What was noted here is remembered even where the store fails later."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.run_id = run_id
+        self._store = store
+        self._entries: dict[str, Entry] = {}
+
+    @classmethod
+    def load(cls, store: Store, run_id: str) -> Self:
+        """What anybody noted of a run until now."""
+        intents = cls(store, run_id)
+        folder = run_key(run_id, "intents")
+        keys = {entry.key for entry in store.list(folder)}
+        for key in keys:
+            if key.endswith((".created.json", ".gone.json")):
+                continue
+            if intent := store.read(key, Intent):
+                entry = Entry(intent=intent)
+                if intents._key(intent, _CREATED) in keys:
+                    entry.creation = store.read(intents._key(intent, _CREATED), Creation)
+                if intents._key(intent, _GONE) in keys:
+                    entry.end = store.read(intents._key(intent, _GONE), End)
+                intents._entries[key] = entry
+        return intents
+
+    def intend(self, intent: Intent) -> None:
+        """Note what comes next. Raises Failure(STORE), and then it must not come."""
+        self._store.write(self._key(intent), intent)
+        self._entries[self._key(intent)] = Entry(intent=intent)
+
+    def created(self, intent: Intent, thing: Thing) -> None:
+        """Note what came of it. Raises Failure(STORE); it is remembered here all the same."""
+        creation = Creation(id=thing.id, created=thing.created or intent.time)
+        self._entries[self._key(intent)].creation = creation
+        self._store.write(self._key(intent, _CREATED), creation)
+
+    def ended(self, intent: Intent, time: datetime, said: str) -> None:
+        """Note that it is no longer there, or never was; as with `created`."""
+        end = End(time=time, said=said)
+        self._entries[self._key(intent)].end = end
+        self._store.write(self._key(intent, _GONE), end)
+
+    def entries(self) -> list[Entry]:
+        """Everything of this run, in the order in which it was intended."""
+        return sorted(self._entries.values(), key=lambda entry: entry.intent.time)
+
+    def _key(self, intent: Intent, note: str = "") -> str:
+        return run_key(self.run_id, "intents", f"{intent.kind}-{intent.label}{note}.json")
+
+
+def total(entries: Iterable[Entry], now: datetime) -> float:
+    """Dollars that all of it has cost until now."""
+    return round(sum(entry.dollars(now) for entry in entries), 4)

@@ -1,0 +1,166 @@
+"""The reaper: deletes whatever outlived its lease. It remembers nothing and needs no run's help.
+
+What carries tags is known by them, and the tags say until when it may exist. Keys and scripts carry
+none: of those only what a run's intents name, once the last lease of that run is over. Nothing else
+is ever touched. It leaves `reaper.json` in the store, by which renters see that somebody looks.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.clock import Clock
+from infra.failure import Cause, Failure
+from infra.intents import Entry, Intents
+from infra.ownership import TAG, TAGGED, claim, run_of
+from infra.provider import Kind, Provider, Thing
+from infra.stores import Store
+
+REPORT = "reaper.json"
+FRESH = timedelta(minutes=15)  # how long a look counts
+_LATE = timedelta(days=1)  # how long after a lease an unanswered create may still show
+_RUN = re.compile(r"run (\d{6}-[0-9a-z]{5})")  # in a script's description
+
+State = Literal["live", "expired", "gone", "lingers"]
+
+
+class Found(BaseModel):
+    """One thing of ours at the provider, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    id: int
+    label: str
+    run_id: str
+    until: datetime
+    dollars_per_hour: float | None  # None where it is not known
+    state: State
+    said: str = ""
+
+
+class ReaperReport(BaseModel):
+    """`reaper.json`: when a reaper last looked, and what it saw."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: datetime
+    deletes: bool  # whether it may delete, or only looks
+    found: tuple[Found, ...] = ()
+
+    @property
+    def expired(self) -> tuple[Found, ...]:
+        """What is past its lease and not gone."""
+        return tuple(found for found in self.found if found.state in ("expired", "lingers"))
+
+    @property
+    def dollars_per_hour(self) -> float:
+        """What the expired ones cost together, as far as it is known."""
+        return round(sum(found.dollars_per_hour or 0 for found in self.expired), 4)
+
+
+def reap(
+    provider: Provider,
+    store: Store,
+    clock: Clock,
+    *,
+    delete: bool,
+    say: Callable[[str], None] = print,
+) -> ReaperReport:
+    """Look at everything of ours; with `delete`, ask for what is past its lease to be gone.
+
+    One look deletes, a later one may have to say so again: what lingers is reported, not waited
+    for. Raises Failure when provider or store cannot be asked at all.
+    """
+    now = clock.now()
+    found = [
+        _judge(provider, thing, run, until, now) for thing, run, until in _ours(provider, store)
+    ]
+    if delete:
+        found = [
+            _delete(provider, one, say) if one.state == "expired" else one
+            for one in sorted(found, key=lambda one: _ORDER.index(one.kind))
+        ]
+    report = ReaperReport(time=now, deletes=delete, found=tuple(found))
+    store.write(REPORT, report)
+    return report
+
+
+# A machine first: it costs most, and its volume and firewall are free only without it.
+_ORDER = (Kind.INSTANCE, Kind.VOLUME, Kind.KEY, Kind.FIREWALL, Kind.SCRIPT)
+
+
+def _ours(provider: Provider, store: Store) -> Iterator[tuple[Thing, str, datetime]]:
+    """Everything that is ours beyond doubt, its run, and until when it may exist."""
+    for kind in TAGGED:
+        for thing in provider.list(kind, tag=TAG):
+            if owner := claim(thing):
+                yield thing, owner.run_id, owner.until
+    notes: dict[str, list[Entry]] = {}
+    for kind in (Kind.KEY, Kind.SCRIPT):
+        for thing in provider.list(kind):
+            if run_id := _run_named(thing):
+                if run_id not in notes:
+                    notes[run_id] = Intents.load(store, run_id).entries()
+                if any(_is(entry, thing) for entry in notes[run_id]):
+                    yield thing, run_id, max(entry.intent.until for entry in notes[run_id])
+
+
+def _run_named(thing: Thing) -> str | None:
+    """The run that a thing without tags says it belongs to; only its intents can confirm it."""
+    if thing.kind is Kind.KEY:
+        return run_of(thing.label)
+    match = _RUN.search(thing.description)
+    return match[1] if match and thing.label.startswith(f"{TAG}-") else None
+
+
+def _is(entry: Entry, thing: Thing) -> bool:
+    """Whether the intent names it, or is one whose answer was lost and that only this can be."""
+    if entry.named(thing):
+        return True
+    intent = entry.intent
+    lost = entry.creation is None and entry.open
+    same = (thing.kind, thing.label) == (intent.kind, intent.label)
+    since = thing.created is None or intent.time - timedelta(minutes=5) <= thing.created
+    soon = thing.created is None or thing.created <= intent.time + _LATE
+    return lost and same and since and soon and thing.id not in intent.before
+
+
+def _judge(provider: Provider, thing: Thing, run_id: str, until: datetime, now: datetime) -> Found:
+    return Found(
+        kind=thing.kind,
+        id=thing.id,
+        label=thing.label,
+        run_id=run_id,
+        until=until,
+        dollars_per_hour=provider.price(thing),
+        state="expired" if until < now else "live",
+    )
+
+
+def _delete(provider: Provider, found: Found, say: Callable[[str], None]) -> Found:
+    say(f"deleting {found.kind} {found.label} (id {found.id})")
+    try:
+        provider.delete(found.kind, found.id)
+        listed = any(thing.id == found.id for thing in provider.list(found.kind, label=found.label))
+        there = listed or provider.get(found.kind, found.id) is not None
+    except Failure as failure:
+        return found.model_copy(update={"state": "lingers", "said": str(failure)})
+    return found.model_copy(update={"state": "lingers" if there else "gone"})
+
+
+def must_be_watched(store: Store, now: datetime) -> None:
+    """Raise Failure unless a reaper that may delete has looked lately."""
+    report = store.read(REPORT, ReaperReport)
+    if report and report.deletes and now - report.time <= FRESH:
+        return
+    last = f"the last look was at {report.time:%Y-%m-%d %H:%M} UTC" if report else "none ever did"
+    raise Failure(
+        Cause.BAD_INPUT,
+        "No reaper that deletes has looked within 15 minutes, so nobody would end a machine if "
+        f"this computer failed ({last}). Run `voc-train reap --delete --every 5` on another "
+        "computer, or from cron; --no-reaper rents all the same.",
+    )

@@ -1,0 +1,1 @@
+"""What stands in, on a simulated machine, for programs that would change a system for real."""

@@ -1,0 +1,74 @@
+"""The command line.
+
+Exit 0: done. 1: failed. 2: wrong input. 130: interrupted. What a command has to say goes to
+standard output, everything on the way to standard error.
+"""
+
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+from infra.failure import Failure
+from model.errors import InputError
+from pipeline.cli import rental, runs, stored
+
+app = typer.Typer(
+    help="Train a segmentation net on an archive of photos with masks.",
+    epilog="--debug, anywhere, shows where an error comes from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(runs.app, name="run")
+app.command(short_help="Try the whole rental here, against a simulated Linode.")(runs.rehearse)
+app.add_typer(stored.app)
+app.add_typer(rental.app)
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected failure is a sentence and an exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    # A service manager's stop is a person's Ctrl-C: the machine is stopped before we go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _must_be_text(arguments)
+        if arguments in ([], ["run"]):
+            arguments.append("--help")
+        code = app(arguments, prog_name="voc-train", standalone_mode=False)
+        if code == _INTERRUPTED:  # typer's answer to Ctrl-C, without a word
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, typer.Abort):
+        _leave("Interrupted; what was running has been stopped.", _INTERRUPTED, debug)
+    except typer.TyperException as error:
+        said = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+        _leave(f"{said.rstrip('.')}; see --help.", 2, debug)
+    except InputError as error:
+        _leave(str(error), 2, debug)
+    except Failure as failure:
+        _leave(str(failure), failure.exit_code, debug)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        _leave(f"Unexpected: {said} (--debug shows where)", 1, debug)
+
+
+def _must_be_text(arguments: list[str]) -> None:
+    for argument in arguments:
+        if not argument.isprintable():
+            raise InputError(f"{argument!r} is not text; rename the file, or mend the argument.")
+
+
+def _leave(message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"voc-train: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,122 @@
+"""What several commands take: options, and how they become parameters."""
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from infra.stores import M
+from model.errors import InputError, first_problem
+from pipeline.parameters import Parameters, expanded
+
+StoreUrl = Annotated[
+    str, typer.Option("--store", help="file:///folder or s3://bucket/prefix", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Archives = Annotated[
+    list[str],
+    typer.Option(
+        "--archive",
+        metavar="URL",
+        help="Path or URL (http, s3) of a VOC-style tar; may end in #sha256=…. Repeatable.",
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Class names by index, with commas. Default: VOC's 21.", show_default=False),
+]
+MaxSide = Annotated[int | None, typer.Option(help="Shrink photos to this longest side, pixels.")]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out listed ids without photo or mask.")
+]
+Limits = Annotated[
+    list[str],
+    typer.Option(
+        "--limit",
+        metavar="KEY=VALUE",
+        help="One of train_hours, archive_gb, photo_megapixels, shard_mb. Repeatable.",
+    ),
+]
+Recipe = Annotated[str, typer.Option(help="See `voc-train recipes`.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting. Repeatable."),
+]
+Workers = Annotated[int | None, typer.Option(help="Loader processes.")]
+Wandb = Annotated[str, typer.Option(help="auto, online, offline or disabled")]
+Budget = Annotated[float, typer.Option(help="Dollars at most, all attempts together.")]
+Plan = Annotated[str | None, typer.Option(help="Provider's name of a plan. Default: cheapest GPU.")]
+Region = Annotated[str | None, typer.Option(help="Provider's name of a region. Default: any.")]
+SshFrom = Annotated[
+    list[str],
+    typer.Option(
+        "--ssh-from",
+        metavar="CIDR",
+        help="Network that may reach the machine by SSH: where this computer comes from, like "
+        "203.0.113.7/32. Default: VOC_TRAIN_SSH_FROM. Repeatable.",
+    ),
+]
+Route = Annotated[str, typer.Option(help="bucket, or volume: how data reaches the machine")]
+PrepareOn = Annotated[str, typer.Option(help="local or linode: where the dataset is built")]
+AnyPlan = Annotated[str, typer.Option("--plan", help="Provider's name of a plan.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Keep the machine until its deadline.")]
+NoReaper = Annotated[bool, typer.Option("--no-reaper", help="Rent though no reaper looks.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def parameters_of(**values: Any) -> Parameters:
+    """The parameters from what was typed; what was not typed keeps its default."""
+    if not values["archives"]:
+        raise InputError("Name at least one --archive: a path or URL of a VOC-style tar.")
+    values = given(**values)
+    if not all(url.strip() for url in values["archives"]):
+        raise InputError("An --archive is empty; give a path or a URL.")
+    values["archives"] = [_absolute(url) for url in values["archives"]]
+    if "classes" in values:
+        values["classes"] = [name.strip() for name in values["classes"].split(",")]
+    return checked(Parameters, **values)
+
+
+def checked(kind: type[M], **values: Any) -> M:
+    """A model from what was typed. Raises InputError."""
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(given(**values))
+    except ValidationError as error:
+        where, said = first_problem(error)
+        raise InputError(f"{where}: {said}" if where else said) from None
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """What was typed; what was not keeps its default elsewhere."""
+    return {key: value for key, value in values.items() if value not in (None, "", {}, [])}
+
+
+def _absolute(url: str) -> str:
+    """A path as the worker must see it, wherever it runs; URLs stay as they are."""
+    if "://" in url:
+        return url
+    path, mark, checksum = url.partition("#sha256=")
+    return f"{expanded(path)}{mark}{checksum}"
+
+
+def pairs(texts: list[str], option: str) -> dict[str, str]:
+    """KEY=VALUE, as often as it was given."""
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"{option} {text!r} is not KEY=VALUE, like {option} epochs=5.")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def run_id(run: str) -> str:
+    """The id of a run as it was typed, if it can be one."""
+    if not re.fullmatch(r"[\w-]{1,40}", run, re.ASCII):
+        raise InputError(
+            f"{run!r} is no run's id, which is like 261121-4k2ra; see `voc-train status`."
+        )
+    return run

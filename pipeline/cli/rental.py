@@ -1,0 +1,278 @@
+"""Commands about renting: what it would cost, what is there, what is in the way."""
+
+import os
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic_core import to_json
+
+from infra.failure import Failure
+from infra.stores import Store
+from pipeline.cli.options import (
+    AnyPlan,
+    Budget,
+    Json,
+    Limits,
+    NoReaper,
+    Plan,
+    PrepareOn,
+    Region,
+    Route,
+    SshFrom,
+    StoreUrl,
+    Yes,
+    checked,
+    pairs,
+)
+from pipeline.parameters import Limits as LimitsModel
+from pipeline.parameters import RentalTerms, default_ssh_from, default_store, home
+
+if TYPE_CHECKING:
+    from infra.clock import Clock
+    from infra.doctor import Finding
+    from infra.rental import Rental
+
+app = typer.Typer()
+
+_ABORT_AFTER = 2  # days; no upload of ours takes so long
+
+
+@app.command(short_help="Show what a rental would cost and create; touches nothing.")
+def plan(
+    budget: Budget = 5.0,
+    plan: Plan = None,
+    region: Region = None,
+    ssh_from: SshFrom = [],  # noqa: B006
+    route: Route = "bucket",
+    prepare_on: PrepareOn = "local",
+    limit: Limits = [],  # noqa: B006
+    store: StoreUrl = "",
+    json: Json = False,
+) -> None:
+    """Show the offers, the worst case in dollars and everything that `run linode` would create."""
+    from pipeline.plan import make_plan
+    from pipeline.rental_tables import print_plan
+
+    terms = checked(
+        RentalTerms,
+        budget=budget,
+        plan=plan,
+        region=region,
+        ssh_from=ssh_from,
+        route=route,
+        prepare_on=prepare_on,
+    )
+    hours = checked(LimitsModel, **pairs(limit, "--limit")).train_hours
+    made = make_plan(terms, hours, Store.open(store or default_store()), rent_now=False)
+    if json:
+        print(to_json(made.as_dict()).decode())
+    else:
+        print_plan(made)
+
+
+@app.command(short_help="See what stands between this computer and a rental, and how to cure it.")
+def doctor(
+    store: StoreUrl = "",
+    plan: Plan = None,
+    region: Region = None,
+    ssh_from: SshFrom = [],  # noqa: B006
+    ask_wandb: Annotated[
+        bool, typer.Option("--ask-wandb", help="Ask W&B whether it knows WANDB_API_KEY.")
+    ] = False,
+    make_bucket: Annotated[
+        bool,
+        typer.Option(
+            "--make-bucket",
+            help="First make the bucket of --store if it is missing, have it abort broken uploads "
+            "by itself, and clear those that are there.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Look at token, account, offers, store, reaper, clock, SSH, W&B key and disk.
+
+    Nothing is created at the provider. Exits with 1 when something that a rental needs is missing.
+    """
+    url = store or default_store()
+    if make_bucket:
+        _make_bucket(Store.open(url))
+    findings = _findings(url, plan, region, ssh_from or list(default_ssh_from()), ask_wandb)
+    if json:
+        print(to_json([found._asdict() for found in findings]).decode())
+    else:
+        from pipeline.rental_tables import print_findings
+
+        print_findings(findings)
+    if any(found.ok is False for found in findings):
+        raise typer.Exit(1)
+
+
+def _findings(
+    store_url: str, plan: str | None, region: str | None, ssh_from: list[str], ask_wandb: bool
+) -> "list[Finding]":
+    from infra.clock import Clock
+    from infra.doctor import examine
+    from infra.linode import URL, Linode
+
+    clock = Clock.from_environment()
+    provider: Linode | Failure
+    store: Store | Failure
+    try:
+        provider = Linode.from_environment(clock)
+    except Failure as failure:
+        provider = failure
+    try:
+        store = Store.open(store_url)
+    except Failure as failure:
+        store = failure
+    return list(
+        examine(
+            provider=provider,
+            store=store,
+            clock=clock,
+            home=home(),
+            api_url=os.environ.get("LINODE_URL") or URL,
+            api_ca=os.environ.get("LINODE_CA") or None,
+            settings=None if isinstance(provider, Failure) else provider.settings,
+            plan=plan,
+            region=region,
+            ssh_from=ssh_from,
+            ask_wandb=ask_wandb,
+        )
+    )
+
+
+def _make_bucket(store: Store) -> None:
+    from infra.buckets import abort_uploads_after, clear_broken_uploads, ensure_bucket
+
+    made = ensure_bucket(store, create=True)
+    _say(f"{store.url}: the bucket {'was made' if made else 'is there'}")
+    try:
+        abort_uploads_after(store, _ABORT_AFTER)
+        _say(f"it aborts broken uploads after {_ABORT_AFTER} days")
+    except Failure as failure:  # it can be used all the same
+        _say(f"it does not abort broken uploads by itself: {failure}")
+    for upload in clear_broken_uploads(store):
+        _say(f"cleared the broken upload of {upload.key}, begun {upload.begun:%Y-%m-%d %H:%M} UTC")
+
+
+@app.command(short_help="Prove create, SSH, store and delete, on the cheapest machine.")
+def smoke(
+    plan: AnyPlan = "g6-nanode-1",
+    region: Region = None,
+    ssh_from: SshFrom = [],  # noqa: B006
+    store: StoreUrl = "",
+    no_reaper: NoReaper = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Rent the cheapest machine for minutes, have it use the store, delete it, show the receipt.
+
+    The whole way of `run linode` but the training: firewall, bucket key, StackScript, machine,
+    login, hand-over, store. It costs one billed hour, two at the most.
+    """
+    from infra.lease import Patience
+    from infra.rental import Rental
+    from infra.smoke import smoke as prove
+    from pipeline.plan import smoke_plan
+    from pipeline.rental_tables import print_plan
+    from pipeline.run import new_run_id
+
+    terms = checked(RentalTerms, plan=plan, region=region, ssh_from=ssh_from, reaper=not no_reaper)
+    where = Store.open(store or default_store())
+    made = smoke_plan(terms, where)
+    print_plan(made, stderr=True)
+    if not yes:
+        typer.confirm("Rent it?", abort=True, err=True)
+    patience = Patience().in_time_of(made.clock)
+    rental = Rental(
+        made.provider, where, new_run_id(), clock=made.clock, patience=patience, say=_say
+    )
+    try:
+        prove(
+            rental,
+            where,
+            made.offers,
+            budget=made.terms.budget,
+            ssh_from=made.ssh_from,
+            bucket=made.bucket,
+            endpoint=made.endpoint,
+        )
+    finally:
+        _end(rental, json=json)
+
+
+def _end(rental: "Rental", *, json: bool) -> None:
+    """Delete it all and show the receipt, also of what could not be shown gone."""
+    from pipeline.rental_tables import print_receipt
+
+    try:
+        rental.tear_down()
+    finally:
+        receipt = rental.receipt()
+        if json:
+            print(receipt.model_dump_json())
+        else:
+            print_receipt(receipt)
+
+
+@app.command(short_help="Show or delete what is past its deadline.")
+def reap(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete, instead of showing.")] = False,
+    every: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Go on until Ctrl-C.", min=0.1)
+    ] = None,
+    store: StoreUrl = "",
+    json: Json = False,
+) -> None:
+    """Show or delete everything of ours at the provider that is past its deadline.
+
+    It needs no run's help: what is ours says so by its label and tags, or stands in the store.
+    Run it on another computer than the one that rents, by cron or with --every.
+    """
+    from infra.clock import Clock
+
+    clock = Clock.from_environment()
+    where = Store.open(store or default_store())
+    lingers = False
+    begun = False
+    while not begun or every is not None:
+        if begun and every is not None:
+            clock.sleep(every * 60)
+        try:
+            lingers = _look(where, clock, delete=delete, json=json)
+        except Exception as error:
+            mistyped = not begun and isinstance(error, Failure) and error.permanent
+            if every is None or mistyped:
+                raise
+            _tell_failed(clock.now(), error, json=json)  # the next look may find it all again
+        begun = True
+    if lingers:
+        raise typer.Exit(1)
+
+
+def _look(store: Store, clock: "Clock", *, delete: bool, json: bool) -> bool:
+    """One look of the reaper; returns whether something is there that should be gone."""
+    from infra.linode import Linode
+    from infra.reaper import reap as look
+    from pipeline.rental_tables import print_reaped
+
+    report = look(Linode.from_environment(clock), store, clock, delete=delete, say=_say)
+    if json:
+        print(report.model_dump_json(), flush=True)
+    else:
+        print_reaped(report)
+    return any(found.state == "lingers" for found in report.found)
+
+
+def _tell_failed(time: datetime, error: Exception, *, json: bool) -> None:
+    said = str(error) if isinstance(error, Failure) else type(error).__name__
+    if json:
+        print(to_json({"time": time, "error": said}).decode(), flush=True)
+    _say(f"{time:%Y-%m-%d %H:%M} UTC: this look failed: {said}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

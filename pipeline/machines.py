@@ -1,0 +1,97 @@
+"""Where a run trains: this computer, a host of one's own, or a machine rented for it.
+
+A rented one is torn down on the way out, whatever happened inside, and proven gone.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import assert_never
+
+from infra.machines import LocalMachine, Machine
+from infra.provider import Endpoint
+from infra.remote import RemoteMachine
+from infra.ssh import Connection
+from infra.stores import Store
+from model.dataset import Manifest
+from model.errors import InputError
+from pipeline.parameters import Parameters
+from pipeline.plan import make_plan
+from pipeline.run import Run
+from pipeline.tenancy import KEY, Workplace, secrets_for, tenancy
+
+
+@contextmanager
+def workplace(run: Run, dataset: Manifest) -> Iterator[Workplace]:
+    """Where a run trains; what was rented for it is gone when the block is left."""
+    seconds = run.parameters.limits.train_hours * 3600
+    match run.parameters.machine:
+        case "local":
+            yield Workplace(LocalMachine(run.job_folder), run.store, seconds)
+        case "ssh":
+            yield Workplace(_own_host(run), run.store, seconds)
+        case "linode":
+            with tenancy(run) as tenant:
+                with run.stage("rent") as stage:
+                    rented = tenant.rent_trainer(dataset, stage)
+                place = tenant.trains_on(rented, tenant.machine(rented), run.store)
+                tenant.rental.reached("training", place.machine.where)
+                yield place
+                tenant.rental.reached("verified", "the checkpoint is home")
+                if tenant.plan.terms.keep:
+                    tenant.keep(rented)
+        case other:
+            assert_never(other)
+
+
+@contextmanager
+def preparing_place(run: Run) -> Iterator[Workplace]:
+    """A machine rented to build the dataset; it is gone when the block is left."""
+    with tenancy(run) as tenant:
+        with run.stage("rent-preparer") as stage:
+            rented = tenant.rent_preparer(stage, hours=tenant.plan.hours)
+        yield tenant.prepares_on(rented, tenant.preparer(rented), run.store)
+
+
+def must_be_available(parameters: Parameters, store: Store) -> None:
+    """Refuse what cannot work, before an hour of preparation and before anything is created."""
+    match parameters.machine:
+        case "local":
+            if parameters.device not in ("auto", "cpu"):  # the import takes seconds
+                from model.device import pick_device
+
+                pick_device(parameters.device)
+        case "ssh":
+            endpoint = _endpoint(parameters)
+            if not store.url.startswith("s3://"):
+                raise InputError(
+                    f"A host that is reached by SSH cannot see {store.url}: give a bucket, "
+                    "--store s3://BUCKET/PREFIX."
+                )
+            Connection(endpoint).close()
+        case "linode":
+            make_plan(parameters.rental, parameters.limits.train_hours, store)
+        case other:
+            assert_never(other)
+
+
+def _own_host(run: Run) -> Machine:
+    endpoint = _endpoint(run.parameters)
+    return RemoteMachine(
+        lambda: Connection(endpoint),
+        python=run.parameters.ssh_python,
+        store_url=None,
+        secrets=secrets_for(run, {name: os.environ[name] for name in KEY}),
+        where=endpoint.host,
+    )
+
+
+def _endpoint(parameters: Parameters) -> Endpoint:
+    match = re.fullmatch(
+        r"(?:([\w.-]+)@)?([\w.-]+|\[[\da-fA-F:]+\])(?::(\d{1,5}))?", parameters.ssh_host or ""
+    )
+    if not match:
+        raise InputError("Name the host: USER@HOST, or USER@HOST:PORT.")
+    user, host, port = match.groups()
+    return Endpoint(host.strip("[]"), int(port or 22), user or os.environ.get("USER", "root"))

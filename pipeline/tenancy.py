@@ -1,0 +1,176 @@
+"""What one run rents: a firewall, a key for its bucket, and machines as they are needed.
+
+All of it is deleted on the way out, whatever happened inside, and proven gone.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from infra.clock import Clock
+from infra.lease import Patience
+from infra.machines import Machine
+from infra.provider import Offer, Thing
+from infra.receipt import Receipt
+from infra.remote import RemoteMachine
+from infra.rental import Rental
+from infra.renting import PYTHON, Rented, Wanted, Watch, mint_key, open_firewall, rent
+from infra.stackscripts import PREPARER, TRAINER, requirements
+from infra.stores import Store
+from infra.wheel import BOX, build_wheel
+from model.dataset import Manifest
+from pipeline import artifacts
+from pipeline.plan import Plan, deadline_in_words, make_plan
+from pipeline.run import Run, Stage
+
+KEY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_SERVER = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE")  # not secret
+_ROOM = 10**9  # bytes on a machine's disk beside the data: checkpoints, log
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A machine, the store that it and we see, and how long it may be used and waited for."""
+
+    machine: Machine
+    store: Store
+    seconds: float  # real ones, for the job
+    clock: Clock = Clock()  # noqa: RUF009  # frozen
+    patience: Patience = Patience()  # noqa: RUF009
+
+
+@contextmanager
+def tenancy(run: Run) -> Iterator["Tenancy"]:
+    """What a run rents; when the block is left, it is gone, and the receipt in the store."""
+    parameters = run.parameters
+    plan = make_plan(parameters.rental, parameters.limits.train_hours, run.store)
+    tenant = Tenancy(run, plan)
+    try:
+        yield tenant
+    finally:
+        with run.stage("tear-down") as stage:
+            tenant.rental.say = stage.say
+            receipt = tenant.rental.tear_down()
+            artifacts.show_receipt(receipt)
+            stage.summary = f"${receipt.dollars:.2f}; {_what_stays(receipt)}"
+
+
+def _what_stays(receipt: Receipt) -> str:
+    kept = [f"{line.kind} {line.label}" for line in receipt.lines if line.kept_until]
+    return f"kept: {', '.join(kept)}" if kept else "nothing is left"
+
+
+class Tenancy:
+    """A run at a provider. Nothing is created before it is needed."""
+
+    def __init__(self, run: Run, plan: Plan) -> None:
+        self.run = run
+        self.plan = plan
+        self.patience = Patience().in_time_of(plan.clock)
+        self.rental = Rental(
+            plan.provider, run.store, run.run_id, clock=plan.clock, patience=self.patience
+        )
+
+    def rent_trainer(self, dataset: Manifest, stage: Stage, *, region: str | None = None) -> Rented:
+        """A machine with a GPU and room for the dataset; in this region, where one is given."""
+        wanted = Wanted(
+            offers=_in(region, self.plan.offers),
+            budget=self.plan.terms.budget,
+            hours=self.plan.hours,
+            ssh_from=self.plan.ssh_from,
+            script="gpu_trainer",
+            requirements=requirements(TRAINER),
+            disk_bytes=sum(shard.size for shard in dataset.shards) + _ROOM,
+        )
+        return self._rent(wanted, stage)
+
+    def rent_preparer(self, stage: Stage, *, hours: float, region: str | None = None) -> Rented:
+        """A machine without a GPU, on which the dataset is built."""
+        wanted = Wanted(
+            offers=_in(region, self.plan.preparers),
+            budget=self.plan.terms.budget,
+            hours=hours,
+            ssh_from=self.plan.ssh_from,
+            script="cpu_preparer",
+            requirements=requirements(PREPARER),
+            part="p",
+        )
+        return self._rent(wanted, stage)
+
+    def _rent(self, wanted: Wanted, stage: Stage) -> Rented:
+        self.rental.say = stage.say
+        rented = rent(self.rental, wanted, self._firewall)
+        offer = rented.offer
+        stage.summary = f"{offer.plan} in {offer.region}, ${offer.dollars_per_hour:.2f} an hour"
+        return rented
+
+    @cached_property
+    def _firewall(self) -> Thing:
+        return open_firewall(self.rental, self.plan.ssh_from, self.plan.hours)
+
+    @cached_property
+    def _key(self) -> dict[str, str]:
+        """A key of the run's own for its bucket; none where the store is no bucket."""
+        if self.plan.bucket is None:
+            return {}
+        made = mint_key(self.rental, self.plan.bucket, self.plan.endpoint, self.plan.hours)
+        return dict(zip(KEY, (made.access_key, made.secret_key), strict=True))
+
+    def machine(self, rented: Rented, *, store_url: str | None = None) -> Machine:
+        """The machine as one that runs a training; `store_url` is the store as it sees it."""
+        return self._machine(rented, BOX, store_url)
+
+    def preparer(self, rented: Rented, *, store_url: str | None = None) -> Machine:
+        """The machine as one that runs the preparation."""
+        return self._machine(rented, (*BOX, "pipeline.prepare"), store_url)
+
+    def _machine(self, rented: Rented, code: Sequence[str], store_url: str | None) -> Machine:
+        return RemoteMachine(
+            rented.connect,
+            python=PYTHON,
+            store_url=store_url,
+            secrets=secrets_for(self.run, self._key),
+            where=f"{rented.offer.title} in {rented.offer.region}",
+            state=Watch(self.rental, rented.instance),
+            wheel=build_wheel(code),
+        )
+
+    def trains_on(self, rented: Rented, machine: Machine, store: Store) -> Workplace:
+        """The machine as a place to train, for as long as the lease and the limits allow."""
+        place = self.prepares_on(rented, machine, store)
+        most = self.run.parameters.limits.train_hours * 3600
+        return replace(place, seconds=min(place.seconds, most))
+
+    def prepares_on(self, rented: Rented, machine: Machine, store: Store) -> Workplace:
+        """The machine as a place to prepare, for as long as the lease allows."""
+        clock = self.plan.clock
+        left = rented.lease.seconds_to_train(clock.now()) / clock.speed
+        return Workplace(machine, store, left, clock, self.patience)
+
+    def keep(self, rented: Rented) -> None:
+        """Leave a machine until its deadline, with its firewall and a way to log in."""
+        endpoint, folder = rented.endpoint, self.run.folder
+        key, known = folder / "ssh_key", folder / "known_hosts"
+        key.touch(0o600)
+        key.write_text(rented.key.private)
+        known.write_text(f"[{endpoint.host}]:{endpoint.port} {rented.host_key}\n")
+        self.rental.keep(rented.instance.label, self._firewall.label)
+        self.rental.say(
+            f"kept until {deadline_in_words(rented.lease.until)}, when the reaper deletes it: "
+            f"ssh -i {key} -o UserKnownHostsFile={known} -p {endpoint.port} "
+            f"{endpoint.user}@{endpoint.host}"
+        )
+
+
+def _in(region: str | None, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    return tuple(offer for offer in offers if region in (None, offer.region))
+
+
+def secrets_for(run: Run, key: Mapping[str, str]) -> dict[str, str]:
+    """What the agent gets on its way: the bucket's key and server, and W&B's key if wanted."""
+    names = [*_SERVER] if key else []
+    if run.parameters.wandb in ("auto", "online"):
+        names.append("WANDB_API_KEY")
+    return dict(key) | {name: os.environ[name] for name in names if os.environ.get(name)}

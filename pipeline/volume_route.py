@@ -1,0 +1,130 @@
+"""The Volume route: no object storage, but a disk that moves between two machines.
+
+The plan of the project that this one grew out of, step by step: a CPU machine with a Volume
+prepares the dataset, a GPU machine is set up, both are shut down, the Volume moves over, the GPU
+trains, the Volume moves back, and the checkpoint comes home over SSH. The Volume is mounted at
+~/voc-train: archive, code, dataset, checkpoints and logs all lie on it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+
+from infra.moving import Mover
+from infra.ownership import tags
+from infra.protocol import run_key
+from infra.provider import Kind, Thing, VolumeOrder
+from infra.renting import Rented
+from infra.sftp_store import SFTPStore
+from infra.ssh import Connection
+from infra.stores import Store
+from model.dataset import Manifest
+from pipeline.dataset import local_dataset
+from pipeline.run import Run, Stage
+from pipeline.tenancy import Tenancy, Workplace, tenancy
+
+_LEAST, _SLOWEST = 120.0, 250_000  # seconds, and bytes a second, of an upload
+_AFTERWARDS = timedelta(days=1)  # that a Volume stays after its machines, where a run failed
+
+
+@contextmanager
+def volume_route(run: Run) -> Iterator["VolumeRoute"]:
+    """Two machines and a Volume; all of it is gone when the block is left.
+
+    But for the Volume of a run that failed: it is kept for a day, since the training may be on it.
+    """
+    with tenancy(run) as tenant:
+        with run.stage("rent-preparer") as stage:
+            route = VolumeRoute(run, tenant, stage)
+        yield route
+        tenant.rental.reached("verified", "the checkpoint is home")
+        tenant.rental.let_go(route.volume.label)
+
+
+class VolumeRoute:
+    """Where the Volume is, and what is on it."""
+
+    def __init__(self, run: Run, tenant: Tenancy, stage: Stage) -> None:
+        self._run = run
+        self._tenant = tenant
+        # A Volume cannot leave its region: it is the one in which the GPU is to be had.
+        self._region = tenant.plan.offers[0].region
+        hours = tenant.plan.hours
+        self._preparer = tenant.rent_preparer(stage, hours=hours, region=self._region)
+        self.volume = self._create_volume()
+        self._mover = Mover(tenant.rental, tenant.plan.provider, self.volume)
+        self._trainer: Rented | None = None
+        self._mover.put_into(self._preparer)
+
+    def _create_volume(self) -> Thing:
+        rental, plan = self._tenant.rental, self._tenant.plan
+        region, size = self._region, plan.terms.volume_gb
+        until = self._preparer.lease.until + _AFTERWARDS
+        name = rental.next_label("v")
+        order = VolumeOrder(name, tags(self._run.run_id, until), region, size)
+        as_seen = Thing(Kind.VOLUME, 0, name, region=region, size_gb=size)
+        made = rental.create(order, price=plan.provider.price(as_seen) or 0.0, until=until)
+        assert isinstance(made, Thing)
+        rental.keep(made.label)
+        return made
+
+    def preparer(self) -> Workplace:
+        """The machine that prepares, with the Volume in it."""
+        store, url = self._store(self._preparer)
+        machine = self._tenant.preparer(self._preparer, store_url=url)
+        return self._tenant.prepares_on(self._preparer, machine, store)
+
+    def archives(self, stage: Stage) -> tuple[str, ...]:
+        """The archives as the preparing machine sees them: those of this computer, uploaded."""
+        with self._preparer.connect() as connection:
+            return tuple(
+                _uploaded(connection, url, stage) if "://" not in url else url
+                for url in self._run.parameters.archives
+            )
+
+    def trainer(self, dataset: Manifest, stage: Stage) -> Workplace:
+        """A machine with a GPU, and the Volume moved into it."""
+        rented = self._trainer = self._tenant.rent_trainer(dataset, stage, region=self._region)
+        self._mover.shut_down(rented)
+        self._mover.take_out_of(self._preparer)
+        self._mover.put_into(rented)
+        store, url = self._store(rented)
+        machine = self._tenant.machine(rented, store_url=url)
+        self._tenant.rental.reached("training", machine.where)
+        return self._tenant.trains_on(rented, machine, store)
+
+    def bring_back(self, dataset: Manifest, cache: Path, stage: Stage) -> tuple[Store, Path]:
+        """Move the Volume back, and have the run's records and the dataset on this computer.
+
+        The GPU machine, which costs most, is deleted as soon as the Volume is out of it. Returns
+        the Volume's store, which has the checkpoints, and the dataset's folder here.
+        """
+        assert self._trainer
+        self._tenant.rental.say = stage.say
+        self._mover.take_out_of(self._trainer)
+        self._tenant.rental.release(self._trainer.instance.label)
+        self._mover.put_into(self._preparer)
+        store, _ = self._store(self._preparer)
+        folder = local_dataset(dataset, store, cache)
+        prefix = run_key(self._run.run_id)
+        for entry in store.list(prefix):
+            name = PurePosixPath(entry.key).relative_to(prefix)
+            if name.parts[0] not in ("spec.json", "checkpoints"):
+                self._run.store.put(entry.key, store.get(entry.key) or b"")
+        return store, folder
+
+    def _store(self, rented: Rented) -> tuple[Store, str]:
+        with rented.connect() as connection:
+            folder = f"{connection.home()}/voc-train/store"
+        return SFTPStore(rented.connect, folder), f"file://{folder}"
+
+
+def _uploaded(connection: Connection, path: str, stage: Stage) -> str:
+    """An archive of this computer, on the Volume; its path there."""
+    name, _, checksum = path.partition("#sha256=")
+    there = f"{connection.home()}/voc-train/archives/{Path(name).name}"
+    size = Path(name).stat().st_size
+    stage.say(f"sending {name} ({size / 1e6:.1f} MB)")
+    connection.put(Path(name), there, timeout=_LEAST + size / _SLOWEST)
+    return f"{there}#sha256={checksum}" if checksum else there

@@ -1,0 +1,152 @@
+"""Whatever outlived its lease is deleted by somebody who remembers nothing, and nothing else is."""
+
+import random
+from datetime import timedelta
+
+import pytest
+
+from infra.clock import Clock
+from infra.failure import Cause, Failure
+from infra.linode import Linode
+from infra.ownership import label, tags
+from infra.provider import FirewallOrder, InstanceOrder, KeyOrder, ScriptOrder, Thing, VolumeOrder
+from infra.reaper import FRESH, REPORT, ReaperReport, must_be_watched, reap
+from infra.rental import Rental
+from infra.simulator import Simulator
+from infra.ssh.keys import KeyPair
+from infra.stores import Store
+
+RUN = "261121-4k2ra"
+_LEASE = timedelta(hours=2)
+
+
+def _rent_everything(rental: Rental, run: str = RUN) -> None:
+    until = rental.clock.now() + _LEASE
+    own = tags(run, until)
+    firewall = rental.create(FirewallOrder(label(run, "f"), own, ("192.0.2.1/32",)), until=until)
+    assert isinstance(firewall, Thing)
+    for order in (
+        ScriptOrder("voc-train-gpu_trainer-0123456789ab", "#!/bin/bash\n", f"voc-train, run {run}"),
+        KeyOrder(label(run, "k"), "photos", "https://us-ord-1.linodeobjects.com"),
+        InstanceOrder(
+            label=label(run, "t"),
+            tags=own,
+            plan="g2-gpu-rtx4000a1-s",
+            region="us-ord",
+            authorized_key=KeyPair.generate().public,
+            user_data="#cloud-config\n",
+            firewall=firewall.id,
+        ),
+        VolumeOrder(label(run, "v"), own, "us-ord", 10),
+    ):
+        rental.create(order, price=0.1, until=until)
+
+
+def _pass(clock: Clock, time: timedelta) -> None:
+    clock.sleep(time.total_seconds())
+
+
+def test_a_live_lease_is_left_alone(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    _rent_everything(rental)
+    there = len(simulator.left())
+    report = reap(provider, store, clock, delete=True)
+    assert {found.state for found in report.found} == {"live"}
+    assert len(report.found) == there == len(simulator.left()) == 5
+    rental.tear_down()
+
+
+def test_what_is_past_its_lease_is_shown_and_deleted(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    _rent_everything(rental)
+    _pass(clock, _LEASE)
+    shown = reap(provider, store, clock, delete=False)
+    assert len(shown.expired) == 5
+    assert shown.dollars_per_hour > 0.5
+    assert len(simulator.left()) == 5
+
+    reports = [reap(provider, store, clock, delete=True) for _ in range(6)]
+    assert not simulator.left()
+    assert not reports[-1].found
+    assert store.read(REPORT, ReaperReport) == reports[-1]
+
+
+def test_it_reports_what_lingers(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    _rent_everything(rental)
+    _pass(clock, _LEASE)
+    simulator.faults.add("delete_fails", label=label(RUN, "t"))
+    report = reap(provider, store, clock, delete=True)
+    (machine,) = (found for found in report.found if found.kind == "instance")
+    assert machine.state == "lingers"
+    assert machine in report.expired
+    simulator.faults.clear()
+    for _ in range(5):
+        reap(provider, store, clock, delete=True)
+    assert not simulator.left()
+
+
+def test_a_key_whose_creation_was_never_answered_is_found(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    """The controller died between the call and its note: there is only the intent."""
+    foreign = simulator.add_foreign("key", label(RUN, "k"))
+    until = clock.now() + _LEASE
+    endpoint = "https://us-ord-1.linodeobjects.com"
+    rental.create(KeyOrder(label(RUN, "k"), "photos", endpoint), until=until)
+    store.delete(f"runs/{RUN}/intents/key-{label(RUN, 'k')}.created.json")
+    _pass(clock, _LEASE)
+    report = reap(provider, store, clock, delete=True)
+    assert [found.id for found in report.found] != [foreign]
+    assert not simulator.left()
+
+
+def test_without_the_runs_intents_nothing_untagged_is_touched(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    _rent_everything(rental)
+    for entry in store.list(f"runs/{RUN}"):
+        store.delete(entry.key)
+    _pass(clock, _LEASE)
+    for _ in range(4):
+        reap(provider, store, clock, delete=True)
+    assert {thing.kind for thing in simulator.left()} == {"key", "stackscript"}
+
+
+def test_nothing_of_others_is_touched_among_a_thousand(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    """Machines, Volumes, keys with names and tags like ours; `simulator` sees every touch."""
+    rng = random.Random(3)
+    _rent_everything(rental)
+    own = tags(RUN, clock.now() - timedelta(days=1))
+    names = [label(RUN, "t"), label(RUN, "k"), "voc-train", f"voc-train-{RUN}", "web", "voc_train"]
+    for number in range(1000):
+        kind = rng.choice(["instance", "volume", "firewall", "key", "stackscript"])
+        name = f"{rng.choice(names)}{rng.choice('-_.')}{number}"
+        some = rng.sample([*own, "voc-train:run:x", "prod"], k=rng.randint(0, 3))
+        simulator.add_foreign(kind, name, some if kind not in ("key", "stackscript") else ())
+    _pass(clock, _LEASE)
+    for _ in range(6):
+        report = reap(provider, store, clock, delete=True)
+    assert not report.found
+    assert not simulator.left()
+    assert not simulator.touched
+
+
+def test_renting_wants_a_fresh_look_that_may_delete(
+    provider: Linode, store: Store, clock: Clock
+) -> None:
+    with pytest.raises(Failure, match="none ever did") as caught:
+        must_be_watched(store, clock.now())
+    assert caught.value.cause is Cause.BAD_INPUT
+    reap(provider, store, clock, delete=False)
+    with pytest.raises(Failure, match="No reaper"):
+        must_be_watched(store, clock.now())
+    report = reap(provider, store, clock, delete=True)
+    must_be_watched(store, report.time + FRESH)
+    with pytest.raises(Failure, match="the last look was at"):
+        must_be_watched(store, report.time + FRESH + timedelta(seconds=1))
