@@ -165,12 +165,21 @@ def _store(store: Store | Failure, here: bool) -> _Seen:
     if not store.url.startswith("s3://") and not here:
         cure = "Give --store s3://BUCKET/PREFIX, and its key in the environment."
         return _Seen(False, f"A rented machine cannot see {store.url}.", cure)
-    probe(store)
+    try:
+        probe(store)
+    except Failure as failure:
+        cure = "Where the bucket is missing, `voc-train doctor --make-bucket` makes it."
+        return _Seen(False, str(failure), cure if store.url.startswith("s3://") else "")
     return _Seen(True, f"{store.url} was written, read and emptied again.")
 
 
 def _reaper(store: Store, clock: Clock) -> _Seen:
-    must_be_watched(store, clock.now())
+    try:
+        must_be_watched(store, clock.now())
+    except Failure as failure:
+        if failure.cause is Cause.STORE:
+            raise _Hidden("store") from failure
+        raise
     return _Seen(True, "One that deletes has looked within 15 minutes.")
 
 

@@ -8,7 +8,7 @@ from infra.failure import Cause, Failure
 from infra.linode import Linode
 from infra.provider import Kind, Thing, Unclear
 from infra.rental import Rental
-from infra.renting import Rented
+from infra.rented import Rented
 from infra.ssh import Connection
 from infra.ssh.first_login import wait_for_ssh
 

@@ -50,6 +50,7 @@ class ReaperReport(BaseModel):
     time: datetime
     deletes: bool  # whether it may delete, or only looks
     found: tuple[Found, ...] = ()
+    unseen: dict[Kind, str] = {}  # what could not be looked at, and why
 
     @property
     def expired(self) -> tuple[Found, ...]:
@@ -76,15 +77,19 @@ def reap(
     for. Raises Failure when provider or store cannot be asked at all.
     """
     now = clock.now()
-    found = [
-        _judge(provider, thing, run, until, now) for thing, run, until in _ours(provider, store)
-    ]
+    found: list[Found] = []
+    unseen: dict[Kind, str] = {}
+    for kind in _ORDER:
+        try:
+            found += [_judge(provider, *one, now) for one in _ours(provider, store, kind)]
+        except Failure as failure:  # a token without one scope must not keep machines alive
+            unseen[kind] = str(failure)
+            last = failure
+    if len(unseen) == len(_ORDER):
+        raise last
     if delete:
-        found = [
-            _delete(provider, one, say) if one.state == "expired" else one
-            for one in sorted(found, key=lambda one: _ORDER.index(one.kind))
-        ]
-    report = ReaperReport(time=now, deletes=delete, found=tuple(found))
+        found = [_delete(provider, one, say) if one.state == "expired" else one for one in found]
+    report = ReaperReport(time=now, deletes=delete, found=tuple(found), unseen=unseen)
     store.write(REPORT, report)
     return report
 
@@ -93,20 +98,20 @@ def reap(
 _ORDER = (Kind.INSTANCE, Kind.VOLUME, Kind.KEY, Kind.FIREWALL, Kind.SCRIPT)
 
 
-def _ours(provider: Provider, store: Store) -> Iterator[tuple[Thing, str, datetime]]:
-    """Everything that is ours beyond doubt, its run, and until when it may exist."""
-    for kind in TAGGED:
+def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing, str, datetime]]:
+    """Everything of a kind that is ours beyond doubt, its run, and until when it may exist."""
+    if kind in TAGGED:
         for thing in provider.list(kind, tag=TAG):
             if owner := claim(thing):
                 yield thing, owner.run_id, owner.until
+        return
     notes: dict[str, list[Entry]] = {}
-    for kind in (Kind.KEY, Kind.SCRIPT):
-        for thing in provider.list(kind):
-            if run_id := _run_named(thing):
-                if run_id not in notes:
-                    notes[run_id] = Intents.load(store, run_id).entries()
-                if any(_is(entry, thing) for entry in notes[run_id]):
-                    yield thing, run_id, max(entry.intent.until for entry in notes[run_id])
+    for thing in provider.list(kind):
+        if run_id := _run_named(thing):
+            if run_id not in notes:
+                notes[run_id] = Intents.load(store, run_id).entries()
+            if any(_is(entry, thing) for entry in notes[run_id]):
+                yield thing, run_id, max(entry.intent.until for entry in notes[run_id])
 
 
 def _run_named(thing: Thing) -> str | None:
@@ -155,8 +160,14 @@ def _delete(provider: Provider, found: Found, say: Callable[[str], None]) -> Fou
 def must_be_watched(store: Store, now: datetime) -> None:
     """Raise Failure unless a reaper that may delete has looked lately."""
     report = store.read(REPORT, ReaperReport)
-    if report and report.deletes and now - report.time <= FRESH:
-        return
+    if report and report.deletes and abs(now - report.time) <= FRESH:
+        if Kind.INSTANCE not in report.unseen:
+            return
+        raise Failure(
+            Cause.BAD_INPUT,
+            f"The reaper cannot see machines, so it would end none: "
+            f"{report.unseen[Kind.INSTANCE]} Mend that, or --no-reaper rents all the same.",
+        )
     last = f"the last look was at {report.time:%Y-%m-%d %H:%M} UTC" if report else "none ever did"
     raise Failure(
         Cause.BAD_INPUT,

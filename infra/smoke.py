@@ -15,7 +15,8 @@ from infra.handover import install, run_folder
 from infra.protocol import run_key
 from infra.provider import Offer
 from infra.rental import Rental
-from infra.renting import PYTHON, Rented, Wanted, mint_key, open_firewall, rent
+from infra.rented import PYTHON, Rented
+from infra.renting import Wanted, mint_key, open_firewall, rent
 from infra.ssh import CommandFailed
 from infra.stackscripts import requirements
 from infra.store_proof import answer_to
@@ -57,7 +58,6 @@ def smoke(
         offers=tuple(offers),
         budget=budget,
         hours=HOURS,
-        ssh_from=ssh_from,
         script="cpu_preparer",
         requirements=requirements(_NEEDS),
         part="s",

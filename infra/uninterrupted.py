@@ -31,10 +31,11 @@ def uninterrupted(work: Callable[[], T]) -> T:
 
     # With the context of whoever waits: listeners find their logger in it.
     worker = threading.Thread(target=copy_context().run, args=(run,), name="uninterrupted")
-    worker.start()
     interrupt: BaseException | None = None
     while not over.is_set():
         try:
+            if worker.ident is None:
+                worker.start()
             # Short waits: an interrupt inside a long one may find the lock in any state.
             over.wait(_LOOK)
         except BaseException as error:

@@ -95,7 +95,7 @@ class RentalTerms(BaseModel):
         "g6-standard-2", description="plan of the machine that builds it, without a GPU"
     )
     volume_gb: int = Field(
-        40, ge=10, le=10_240, description="size of the Volume, for the route of that name"
+        20, ge=10, le=10_240, description="size of the Volume, for the route of that name"
     )
     keep: bool = Field(False, description="keep the machine afterwards, until its deadline")
     reaper: bool = Field(True, description="refuse to rent while no reaper looks")

@@ -12,15 +12,13 @@ from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.lease import Lease, lease
 from infra.linode import Linode
-from infra.provider import Kind, Offer, Thing
+from infra.provider import Kind, NoCapacity, Offer, Thing
 from infra.reaper import must_be_watched
 from infra.smoke import HOURS as SMOKE_HOURS
 from infra.stores import Store
 from model.errors import InputError
 from pipeline.parameters import RentalTerms
 
-PREPARER = "g6-standard-2"  # 4 GB: photos of any size that the limits allow
-VOLUME_GB = 20  # an archive like VOC's, its dataset, checkpoints
 VOLUME_STAYS = timedelta(days=1)  # after a failure, for whoever wants to look
 _OVERHEAD_HOURS = 1  # of a rental beside training: boot, set-up, checkpoint home
 
@@ -39,7 +37,7 @@ class Plan:
     ssh_from: tuple[str, ...]
     bucket: str | None
     endpoint: str  # of the bucket's server
-    preparers: tuple[Offer, ...] = ()  # machines without a GPU, where one is wanted; best first
+    preparers: tuple[Offer, ...] = ()  # without a GPU, where one is wanted; in `offers`' regions
     volume_price: float = 0.0  # dollars an hour, where one is wanted
     lacks: tuple[str, ...] = ()  # what must be mended before it can begin
 
@@ -95,11 +93,13 @@ class Plan:
         said = [f"a machine {offer.plan} in {offer.region}, tagged with the run and its deadline"]
         if self.preparers:
             price = self._preparer_price(offer.region)
-            said.append(f"a machine {PREPARER} to prepare the data, ${price:.3f} an hour")
+            said.append(
+                f"a machine {self.terms.prepare_plan} to prepare the data, ${price:.3f} an hour"
+            )
         if self._is_volume_route:
             said.append(
-                f"a Volume of {VOLUME_GB} GB, ${self.volume_price:.3f} an hour; after a failure it "
-                f"stays a day, for ${self._set_aside(offer.region):.2f}"
+                f"a Volume of {self.terms.volume_gb} GB, ${self.volume_price:.3f} an hour; after a "
+                f"failure it stays a day, for ${self._set_aside(offer.region):.2f}"
             )
         networks = ", ".join(self.ssh_from) or "(nowhere yet)"
         said.append(f"a firewall that lets SSH in from {networks} and nothing else")
@@ -119,6 +119,7 @@ class Plan:
             "at_most_dollars": self.terms.budget,
             "hours": right.hours,
             "deadline": right.until,
+            "preparers": [asdict(offer) for offer in self.preparers],
             "creates": self.creates,
             "lacks": self.lacks,
         }
@@ -146,15 +147,17 @@ def make_plan(
             lacks.append(str(refusal))
             return None
 
-    bucket = needed(lambda: _bucket(store, provider))
+    by_volume = terms.route == "volume"
+    bucket = None if by_volume else needed(lambda: _bucket(store, provider))
     kinds = [Kind.INSTANCE, Kind.FIREWALL, Kind.SCRIPT, *([Kind.KEY] if bucket else [])]
-    if terms.route == "volume":
+    if by_volume:
         kinds.append(Kind.VOLUME)
     provider.check(kinds)
     offers = provider.offers(plan=terms.plan, region=terms.region)
     preparers = _preparers(terms, provider)
     if preparers:
         offers = _beside(preparers, offers)
+    region = offers[0].region
     plan = Plan(
         provider=provider,
         clock=clock,
@@ -165,13 +168,20 @@ def make_plan(
         bucket=bucket,
         endpoint=os.environ.get("AWS_ENDPOINT_URL", ""),
         preparers=preparers,
-        volume_price=_volume_price(provider, offers[0].region) if terms.route == "volume" else 0.0,
+        volume_price=_volume_price(provider, terms, region) if by_volume else 0.0,
     )
     if terms.reaper:
         needed(lambda: must_be_watched(store, clock.now()))
     if rent_now and bucket:
         probe(store)
-    return replace(plan, offers=_affordable(plan), lacks=tuple(lacks))
+    within = _affordable(plan)
+    regions = list(dict.fromkeys(offer.region for offer in within))
+    return replace(
+        plan,
+        offers=within,
+        preparers=_in_order_of(regions, preparers),
+        lacks=tuple(lacks),
+    )
 
 
 def smoke_plan(terms: RentalTerms, store: Store) -> Plan:
@@ -185,18 +195,35 @@ def _preparers(terms: RentalTerms, provider: Linode) -> tuple[Offer, ...]:
     """Machines that could prepare the data, best first; none where this computer does."""
     if terms.prepare_on == "local" and terms.route == "bucket":
         return ()
-    offers = provider.offers(plan=PREPARER, region=terms.region)
-    return tuple(offer for offer in offers if offer.available is not False)
+    offers = provider.offers(plan=terms.prepare_plan, region=terms.region)
+    free = tuple(offer for offer in offers if offer.available is not False)
+    if not free:
+        raise NoCapacity(
+            f"No {terms.prepare_plan} is free to prepare the data; try later, or --region."
+        )
+    return free
 
 
 def _beside(preparers: tuple[Offer, ...], offers: list[Offer]) -> list[Offer]:
     """Offers in the regions of these machines: a Volume cannot leave its region."""
     regions = {offer.region for offer in preparers}
-    return [offer for offer in offers if offer.region in regions]
+    within = [offer for offer in offers if offer.region in regions]
+    if not within:
+        raise NoCapacity(
+            f"No region has both a free {preparers[0].plan} and {offers[0].plan}; name another "
+            "--plan, or prepare with --prepare-on local."
+        )
+    return within
 
 
-def _volume_price(provider: Linode, region: str) -> float:
-    price = provider.price(Thing(Kind.VOLUME, 0, "", region=region, size_gb=VOLUME_GB))
+def _in_order_of(regions: list[str], offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """Offers in these regions: what is rented first is rented where the best of the others is."""
+    there = [offer for offer in offers if offer.region in regions]
+    return tuple(sorted(there, key=lambda offer: regions.index(offer.region)))
+
+
+def _volume_price(provider: Linode, terms: RentalTerms, region: str) -> float:
+    price = provider.price(Thing(Kind.VOLUME, 0, "", region=region, size_gb=terms.volume_gb))
     if price is None:
         raise Failure(Cause.BUDGET, f"Linode names no price for a Volume in {region}.")
     return price
@@ -218,6 +245,11 @@ def _affordable(plan: Plan) -> tuple[Offer, ...]:
 
 def _bucket(store: Store, provider: Linode) -> str | None:
     if store.url.startswith("s3://"):
+        if not os.environ.get("AWS_ENDPOINT_URL"):
+            raise InputError(
+                f"Name the server of {store.url} in AWS_ENDPOINT_URL, like "
+                "https://us-ord-1.linodeobjects.com: the machine's key is made for it."
+            )
         return bucket_of(store.url)[0]
     if provider.here:  # a rehearsal's machines see the folder
         return None

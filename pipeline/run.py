@@ -4,7 +4,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -65,6 +65,18 @@ class Outcome(BaseModel):
     reused: tuple[str, ...]  # stages whose result was there already
 
 
+def tell(listeners: Sequence[Listener], what: Callable[[Listener], None]) -> None:
+    """Tell everybody. Who cannot be told, such as a terminal that was closed, must end nothing.
+
+    Least of all the deletion of a rented machine.
+    """
+    for listener in listeners:
+        try:
+            what(listener)
+        except Exception:
+            logging.getLogger(__name__).debug("a listener failed", exc_info=True)
+
+
 class Stage:
     """A stage that is running; the `with` block fills in how it went."""
 
@@ -77,26 +89,25 @@ class Stage:
 
     def report(self, done: float, total: float | None, note: str = "") -> None:
         """Tell everybody how far it is."""
-        for listener in self._listeners:
-            listener.advanced(self.name, done, total, note)
+        tell(self._listeners, lambda listener: listener.advanced(self.name, done, total, note))
 
     def say(self, line: str) -> None:
         """Tell everybody something in words."""
-        for listener in self._listeners:
-            listener.said(self.name, line)
+        tell(self._listeners, lambda listener: listener.said(self.name, line))
 
 
 @contextmanager
 def staged(name: str, listeners: Sequence[Listener]) -> Iterator[Stage]:
     """Time a stage and tell the listeners."""
     stage = Stage(name, listeners)
-    for listener in listeners:
-        listener.started(name)
+    tell(listeners, lambda listener: listener.started(name))
     began = time.perf_counter()
     yield stage
     stage.seconds = time.perf_counter() - began
-    for listener in listeners:
-        listener.finished(name, stage.seconds, stage.reused, stage.summary)
+    tell(
+        listeners,
+        lambda listener: listener.finished(name, stage.seconds, stage.reused, stage.summary),
+    )
 
 
 class Run:
@@ -119,8 +130,7 @@ class Run:
     def recorded(self) -> Iterator[None]:
         """Keep `run.json` true about how this run stands, however it ends."""
         self._record("running")
-        for listener in self.listeners:
-            listener.began(self.run_id)
+        tell(self.listeners, lambda listener: listener.began(self.run_id))
         try:
             yield
         except BaseException as error:
@@ -129,12 +139,11 @@ class Run:
                 self._record("failed", cause, message)
             except Failure:  # the first failure is the one to hear of
                 logging.getLogger(__name__).warning("the store cannot be written any more")
-            for listener in self.listeners:
-                listener.ended(self.run_id, f"{cause}: {message}")
+            failure = f"{cause}: {message}"
+            tell(self.listeners, lambda listener: listener.ended(self.run_id, failure))
             raise
         self._record("done")
-        for listener in self.listeners:
-            listener.ended(self.run_id, None)
+        tell(self.listeners, lambda listener: listener.ended(self.run_id, None))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:

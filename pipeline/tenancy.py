@@ -16,9 +16,11 @@ from infra.provider import Offer, Thing
 from infra.receipt import Receipt
 from infra.remote import RemoteMachine
 from infra.rental import Rental
-from infra.renting import PYTHON, Rented, Wanted, Watch, mint_key, open_firewall, rent
+from infra.rented import PYTHON, Rented, Watch
+from infra.renting import Wanted, mint_key, open_firewall, rent
 from infra.stackscripts import PREPARER, TRAINER, requirements
 from infra.stores import Store
+from infra.uninterrupted import uninterrupted
 from infra.wheel import BOX, build_wheel
 from model.dataset import Manifest
 from pipeline import artifacts
@@ -50,11 +52,7 @@ def tenancy(run: Run) -> Iterator["Tenancy"]:
     try:
         yield tenant
     finally:
-        with run.stage("tear-down") as stage:
-            tenant.rental.say = stage.say
-            receipt = tenant.rental.tear_down()
-            artifacts.show_receipt(receipt)
-            stage.summary = f"${receipt.dollars:.2f}; {_what_stays(receipt)}"
+        uninterrupted(tenant.tear_down)
 
 
 def _what_stays(receipt: Receipt) -> str:
@@ -79,7 +77,6 @@ class Tenancy:
             offers=_in(region, self.plan.offers),
             budget=self.plan.terms.budget,
             hours=self.plan.hours,
-            ssh_from=self.plan.ssh_from,
             script="gpu_trainer",
             requirements=requirements(TRAINER),
             disk_bytes=sum(shard.size for shard in dataset.shards) + _ROOM,
@@ -92,7 +89,6 @@ class Tenancy:
             offers=_in(region, self.plan.preparers),
             budget=self.plan.terms.budget,
             hours=hours,
-            ssh_from=self.plan.ssh_from,
             script="cpu_preparer",
             requirements=requirements(PREPARER),
             part="p",
@@ -148,6 +144,14 @@ class Tenancy:
         clock = self.plan.clock
         left = rented.lease.seconds_to_train(clock.now()) / clock.speed
         return Workplace(machine, store, left, clock, self.patience)
+
+    def tear_down(self) -> None:
+        """Delete everything but what is kept, and show the receipt."""
+        with self.run.stage("tear-down") as stage:
+            self.rental.say = stage.say
+            receipt = self.rental.tear_down()
+            artifacts.show_receipt(receipt)
+            stage.summary = f"${receipt.dollars:.2f}; {_what_stays(receipt)}"
 
     def keep(self, rented: Rented) -> None:
         """Leave a machine until its deadline, with its firewall and a way to log in."""

@@ -8,24 +8,23 @@ trains, the Volume moves back, and the checkpoint comes home over SSH. The Volum
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 from infra.moving import Mover
 from infra.ownership import tags
 from infra.protocol import run_key
-from infra.provider import Kind, Thing, VolumeOrder
-from infra.renting import Rented
+from infra.provider import Thing, VolumeOrder
+from infra.rented import Rented
 from infra.sftp_store import SFTPStore
 from infra.ssh import Connection
 from infra.stores import Store
 from model.dataset import Manifest
 from pipeline.dataset import local_dataset
+from pipeline.plan import VOLUME_STAYS
 from pipeline.run import Run, Stage
 from pipeline.tenancy import Tenancy, Workplace, tenancy
 
 _LEAST, _SLOWEST = 120.0, 250_000  # seconds, and bytes a second, of an upload
-_AFTERWARDS = timedelta(days=1)  # that a Volume stays after its machines, where a run failed
 
 
 @contextmanager
@@ -59,12 +58,11 @@ class VolumeRoute:
 
     def _create_volume(self) -> Thing:
         rental, plan = self._tenant.rental, self._tenant.plan
-        region, size = self._region, plan.terms.volume_gb
-        until = self._preparer.lease.until + _AFTERWARDS
+        until = self._preparer.lease.until + VOLUME_STAYS
         name = rental.next_label("v")
-        order = VolumeOrder(name, tags(self._run.run_id, until), region, size)
-        as_seen = Thing(Kind.VOLUME, 0, name, region=region, size_gb=size)
-        made = rental.create(order, price=plan.provider.price(as_seen) or 0.0, until=until)
+        own = tags(self._run.run_id, until)
+        order = VolumeOrder(name, own, self._region, plan.terms.volume_gb)
+        made = rental.create(order, price=plan.volume_price, until=until)
         assert isinstance(made, Thing)
         rental.keep(made.label)
         return made

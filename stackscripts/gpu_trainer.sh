@@ -82,6 +82,7 @@ branch=580
 open_module_needed() {
     local device
     for device in /sys/bus/pci/devices/*; do
+        [ -r "$device/vendor" ] || continue
         if [ "$(cat "$device/vendor")" = 0x10de ] && [ $(($(cat "$device/device"))) -ge $((0x2900)) ]; then
             return 0
         fi

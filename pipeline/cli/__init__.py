@@ -35,8 +35,10 @@ def main() -> NoReturn:
     """Run the command line; every expected failure is a sentence and an exit code."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    # A service manager's stop is a person's Ctrl-C: the machine is stopped before we go.
+    # A service manager's stop and a closed terminal are a person's Ctrl-C: what runs is stopped,
+    # and what is rented deleted, before we go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         _must_be_text(arguments)
         if arguments in ([], ["run"]):

@@ -58,6 +58,7 @@ SshFrom = Annotated[
     ),
 ]
 Route = Annotated[str, typer.Option(help="bucket, or volume: how data reaches the machine")]
+VolumeGb = Annotated[int, typer.Option(help="Size of the Volume, for that route.")]
 PrepareOn = Annotated[str, typer.Option(help="local or linode: where the dataset is built")]
 AnyPlan = Annotated[str, typer.Option("--plan", help="Provider's name of a plan.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Keep the machine until its deadline.")]

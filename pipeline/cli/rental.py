@@ -1,6 +1,5 @@
 """Commands about renting: what it would cost, what is there, what is in the way."""
 
-import os
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from pydantic_core import to_json
 
 from infra.failure import Failure
 from infra.stores import Store
+from pipeline.cli.doctor import doctor
 from pipeline.cli.options import (
     AnyPlan,
     Budget,
@@ -22,21 +22,20 @@ from pipeline.cli.options import (
     Route,
     SshFrom,
     StoreUrl,
+    VolumeGb,
     Yes,
     checked,
     pairs,
 )
 from pipeline.parameters import Limits as LimitsModel
-from pipeline.parameters import RentalTerms, default_ssh_from, default_store, home
+from pipeline.parameters import RentalTerms, default_store
 
 if TYPE_CHECKING:
     from infra.clock import Clock
-    from infra.doctor import Finding
     from infra.rental import Rental
 
 app = typer.Typer()
-
-_ABORT_AFTER = 2  # days; no upload of ours takes so long
+app.command(short_help="See what stands in the way of a rental, and how to cure it.")(doctor)
 
 
 @app.command(short_help="Show what a rental would cost and create; touches nothing.")
@@ -46,6 +45,7 @@ def plan(
     region: Region = None,
     ssh_from: SshFrom = [],  # noqa: B006
     route: Route = "bucket",
+    volume_gb: VolumeGb = 20,
     prepare_on: PrepareOn = "local",
     limit: Limits = [],  # noqa: B006
     store: StoreUrl = "",
@@ -62,6 +62,7 @@ def plan(
         region=region,
         ssh_from=ssh_from,
         route=route,
+        volume_gb=volume_gb,
         prepare_on=prepare_on,
     )
     hours = checked(LimitsModel, **pairs(limit, "--limit")).train_hours
@@ -70,92 +71,6 @@ def plan(
         print(to_json(made.as_dict()).decode())
     else:
         print_plan(made)
-
-
-@app.command(short_help="See what stands between this computer and a rental, and how to cure it.")
-def doctor(
-    store: StoreUrl = "",
-    plan: Plan = None,
-    region: Region = None,
-    ssh_from: SshFrom = [],  # noqa: B006
-    ask_wandb: Annotated[
-        bool, typer.Option("--ask-wandb", help="Ask W&B whether it knows WANDB_API_KEY.")
-    ] = False,
-    make_bucket: Annotated[
-        bool,
-        typer.Option(
-            "--make-bucket",
-            help="First make the bucket of --store if it is missing, have it abort broken uploads "
-            "by itself, and clear those that are there.",
-        ),
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Look at token, account, offers, store, reaper, clock, SSH, W&B key and disk.
-
-    Nothing is created at the provider. Exits with 1 when something that a rental needs is missing.
-    """
-    url = store or default_store()
-    if make_bucket:
-        _make_bucket(Store.open(url))
-    findings = _findings(url, plan, region, ssh_from or list(default_ssh_from()), ask_wandb)
-    if json:
-        print(to_json([found._asdict() for found in findings]).decode())
-    else:
-        from pipeline.rental_tables import print_findings
-
-        print_findings(findings)
-    if any(found.ok is False for found in findings):
-        raise typer.Exit(1)
-
-
-def _findings(
-    store_url: str, plan: str | None, region: str | None, ssh_from: list[str], ask_wandb: bool
-) -> "list[Finding]":
-    from infra.clock import Clock
-    from infra.doctor import examine
-    from infra.linode import URL, Linode
-
-    clock = Clock.from_environment()
-    provider: Linode | Failure
-    store: Store | Failure
-    try:
-        provider = Linode.from_environment(clock)
-    except Failure as failure:
-        provider = failure
-    try:
-        store = Store.open(store_url)
-    except Failure as failure:
-        store = failure
-    return list(
-        examine(
-            provider=provider,
-            store=store,
-            clock=clock,
-            home=home(),
-            api_url=os.environ.get("LINODE_URL") or URL,
-            api_ca=os.environ.get("LINODE_CA") or None,
-            settings=None if isinstance(provider, Failure) else provider.settings,
-            plan=plan,
-            region=region,
-            ssh_from=ssh_from,
-            ask_wandb=ask_wandb,
-        )
-    )
-
-
-def _make_bucket(store: Store) -> None:
-    from infra.buckets import abort_uploads_after, clear_broken_uploads, ensure_bucket
-
-    made = ensure_bucket(store, create=True)
-    _say(f"{store.url}: the bucket {'was made' if made else 'is there'}")
-    try:
-        abort_uploads_after(store, _ABORT_AFTER)
-        _say(f"it aborts broken uploads after {_ABORT_AFTER} days")
-    except Failure as failure:  # it can be used all the same
-        _say(f"it does not abort broken uploads by itself: {failure}")
-    for upload in clear_broken_uploads(store):
-        _say(f"cleared the broken upload of {upload.key}, begun {upload.begun:%Y-%m-%d %H:%M} UTC")
 
 
 @app.command(short_help="Prove create, SSH, store and delete, on the cheapest machine.")

@@ -29,6 +29,7 @@ from pipeline.cli.options import (
     SkipMissing,
     SshFrom,
     StoreUrl,
+    VolumeGb,
     Wandb,
     Workers,
     Yes,
@@ -76,7 +77,8 @@ def run_local(
         wandb=wandb,
         limits=pairs(limit, "--limit"),
     )
-    _run(parameters, json=json)
+    with _shown(json=json) as terminal:
+        _run(parameters, terminal, json=json)
 
 
 @app.command("linode", short_help="Rent a GPU at Linode, train there, delete it.")
@@ -93,6 +95,7 @@ def run_linode(
     region: Region = None,
     ssh_from: SshFrom = [],  # noqa: B006
     route: Route = "bucket",
+    volume_gb: VolumeGb = 20,
     prepare_on: PrepareOn = "local",
     keep: Keep = False,
     no_reaper: NoReaper = False,
@@ -107,7 +110,7 @@ def run_linode(
     First it shows what it would cost at the most and what would be created, and asks. The token is
     read from LINODE_TOKEN, or from linode-cli's configuration.
 
-    Example: voc-train run linode --archive VOCtrainval_11-May-2012.tar --store s3://BUCKET \\
+    Example: voc-train run linode --archive VOCtrainval_11-May-2012.tar --store s3://BUCKET
     --budget 5 --ssh-from 203.0.113.7/32
     """
     parameters = parameters_of(
@@ -125,6 +128,7 @@ def run_linode(
             region=region,
             ssh_from=ssh_from,
             route=route,
+            volume_gb=volume_gb,
             prepare_on=prepare_on,
             keep=keep,
             reaper=not no_reaper,
@@ -133,10 +137,11 @@ def run_linode(
         wandb=wandb,
         limits=pairs(limit, "--limit"),
     )
-    _show_plan(parameters)
-    if not yes:
-        typer.confirm("Rent it?", abort=True, err=True)
-    _run(parameters, json=json)
+    with _shown(json=json) as terminal:
+        _show_plan(parameters)
+        if not yes:
+            typer.confirm("Rent it?", abort=True, err=True)
+        _run(parameters, terminal, json=json)
 
 
 @app.command("ssh", short_help="Train on a host of your own that you reach by SSH.")
@@ -177,7 +182,8 @@ def run_ssh(
         wandb=wandb,
         limits=pairs(limit, "--limit"),
     )
-    _run(parameters, json=json)
+    with _shown(json=json) as terminal:
+        _run(parameters, terminal, json=json)
 
 
 def rehearse(
@@ -190,6 +196,7 @@ def rehearse(
     plan: Plan = None,
     region: Region = None,
     route: Route = "bucket",
+    volume_gb: VolumeGb = 20,
     prepare_on: PrepareOn = "local",
     speed: Annotated[float, typer.Option(help="Simulated seconds in a real one.")] = 60.0,
     json: Json = False,
@@ -212,12 +219,19 @@ def rehearse(
         max_side=max_side,
         store=rehearsal_store(),
         device="cpu",
-        rental=given(budget=budget, plan=plan, region=region, route=route, prepare_on=prepare_on),
+        rental=given(
+            budget=budget,
+            plan=plan,
+            region=region,
+            route=route,
+            volume_gb=volume_gb,
+            prepare_on=prepare_on,
+        ),
         wandb="offline",
     )
-    with rehearsal(Store.open(parameters.store), speed):
+    with _shown(json=json) as terminal, rehearsal(Store.open(parameters.store), speed):
         _show_plan(parameters)
-        _run(parameters, json=json)
+        _run(parameters, terminal, json=json)
 
 
 def _show_plan(parameters: Parameters) -> None:
@@ -230,16 +244,14 @@ def _show_plan(parameters: Parameters) -> None:
     print_plan(plan, stderr=True)
 
 
-def _run(parameters: Parameters, *, json: bool) -> None:
+def _run(parameters: Parameters, terminal: "Terminal", *, json: bool) -> None:
     """Run the flow with a server that is ours where there is none, and show it."""
     store = Store.open(parameters.store)  # refused now rather than after Prefect's start
     _prepare_prefect()
-    from pipeline.console import Terminal
     from pipeline.progress import listening
 
-    terminal = Terminal()
     try:
-        with terminal, _failure_as_json(terminal if json else None):
+        with terminal:
             terminal.waiting("starting Prefect …")
             from pipeline.temporary_server import prefect_server
 
@@ -270,12 +282,15 @@ def _show_receipt(store: Store, run_id: str) -> None:
 
 
 @contextmanager
-def _failure_as_json(terminal: "Terminal | None") -> Iterator[None]:
-    """With a terminal, whose run it is, end a failure with an object on standard output too."""
+def _shown(*, json: bool) -> Iterator["Terminal"]:
+    """A terminal for a run; with `json`, a failure ends with an object on standard output too."""
+    from pipeline.console import Terminal
+
+    terminal = Terminal()
     try:
-        yield
+        yield terminal
     except BaseException as error:
-        if terminal:
+        if json:
             from pipeline.run import explained
 
             cause, message = explained(error)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.failure import Cause, Failure
-from infra.lease import TEAR_DOWN, billed_hours, lease
+from infra.lease import REAPED, TEAR_DOWN, billed_hours, lease
 
 _NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -23,8 +23,10 @@ def test_every_begun_hour_is_billed(minutes: float, hours: int) -> None:
 def test_a_budget_is_a_number_of_whole_hours() -> None:
     right = lease(_NOW, 0.52, 2.0, spent=0, most_hours=24)
     assert (right.hours, right.dollars) == (3, 1.56)
-    assert right.until == _NOW + timedelta(hours=3)
-    assert right.seconds_to_train(_NOW) == 3 * 3600 - TEAR_DOWN.total_seconds()
+    # Who looks every five minutes deletes it within the third hour even so.
+    assert right.until == _NOW + timedelta(hours=3) - REAPED
+    assert billed_hours(_NOW, right.until + timedelta(minutes=5)) == 3
+    assert right.seconds_to_train(_NOW) == (right.until - _NOW - TEAR_DOWN).total_seconds()
 
 
 def test_a_cents_rounding_costs_no_hour() -> None:
@@ -65,5 +67,8 @@ def test_the_worst_case_is_within_the_budget(
         return
     right = lease(_NOW, price, budget, spent=spent, most_hours=most)
     # Even where it is deleted only in the last moment.
-    assert billed_hours(_NOW, right.until) * price <= (budget - spent) * (1 + 1e-6) + 1e-6
+    assert (
+        billed_hours(_NOW, right.until + timedelta(minutes=5)) * price
+        <= (budget - spent) * (1 + 1e-6) + 1e-6
+    )
     assert 1 <= right.hours <= math.ceil(most)

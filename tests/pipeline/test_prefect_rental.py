@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from infra.receipt import Receipt
+from pipeline.parameters import Parameters
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from sandbox import require_sandbox
 from servers.prefect import PrefectServer
@@ -151,6 +152,17 @@ def must_be_gone(run: Path, linode: Linode) -> None:
     assert {line.kind for line in lines} == {"instance", "firewall", "stackscript"}
     assert all(line.gone for line in lines)
     assert linode.labels() == []
+
+
+def test_as_it_is_deployed_it_rents_for_five_dollars_and_not_unwatched(
+    prefect: PrefectServer,
+) -> None:
+    deployed = prefect.get("deployments/name/voc-train/linode")["parameters"]["parameters"]
+    parameters = Parameters.model_validate(deployed)
+    assert parameters.machine == "linode"
+    assert parameters.rental.budget == 5
+    assert parameters.rental.reaper
+    assert "store" not in deployed  # it is the worker's
 
 
 def test_a_deployed_run_rents_trains_and_leaves_nothing(

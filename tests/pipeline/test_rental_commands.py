@@ -187,6 +187,14 @@ def test_a_machine_that_prepares_is_shown(voc_train: VocTrain, simulator: Simula
     assert "Volume" not in said.words
 
 
+def test_a_machine_that_prepares_stands_where_the_best_gpu_is(
+    voc_train: VocTrain, simulator: Simulator
+) -> None:
+    plan = json.loads(voc_train("plan", "--route", "volume", "--json").out)
+    with_gpu = list(dict.fromkeys(offer["region"] for offer in plan["offers"]))
+    assert [offer["region"] for offer in plan["preparers"]] == with_gpu
+
+
 def test_what_a_rental_would_lack_is_said_and_the_price_all_the_same(
     voc_train: VocTrain, simulator: Simulator
 ) -> None:
@@ -263,15 +271,16 @@ def test_a_doctor_finds_nothing_once_a_reaper_looks(
     voc_train: VocTrain, simulator: Simulator
 ) -> None:
     before = voc_train("doctor", "--json")
-    wrong = {one["name"] for one in json.loads(before.out) if one["ok"] is False}
+    wrong = {one["name"] for one in json.loads(before.out)["findings"] if one["ok"] is False}
     assert before.code == 1
     assert wrong - {"disk"} == {"reaper"}
 
     assert voc_train("reap", "--delete").code == 0
     after = voc_train("doctor", "--json")
-    wrong = {one["name"] for one in json.loads(after.out) if one["ok"] is False}
+    wrong = {one["name"] for one in json.loads(after.out)["findings"] if one["ok"] is False}
     assert wrong <= {"disk"}  # a developer's may be full
     assert after.code == bool(wrong)
+    assert json.loads(after.out)["ok"] is not bool(wrong)
     assert simulator.left() == []
 
 
@@ -306,11 +315,13 @@ def test_a_doctor_makes_the_bucket_that_is_missing(
 
     missing = voc_train("doctor", *store)
     assert missing.code == 1
-    assert f"{bucket} does not exist" in missing.words, missing.out
+    assert f"s3://{bucket}/voc does not exist; create it first" in missing.words
+    assert "→ Where the bucket is missing, `voc-train doctor --make-bucket`" in missing.words
+    assert "– reaper Not looked at: see store." in missing.words
 
     made = voc_train("doctor", *store, "--make-bucket", "--json")
     assert "was made" in made.err
-    findings = {one["name"]: one for one in json.loads(made.out)}
+    findings = {one["name"]: one for one in json.loads(made.out)["findings"]}
     assert findings["store"]["ok"] is True
     rules = rgw.client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
     assert {rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] for rule in rules} == {2}

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from infra.clock import Clock
+from infra.failure import Cause, Failure
 from infra.lease import Patience
 from infra.protocol import JobSpec, Result
 from infra.receipt import Receipt, read_receipt
@@ -35,6 +36,8 @@ _PATIENCE |= {"login": 20, "set_up": 100, "heartbeat": 60, "stall": 60}
 # A training that takes a second, and passes every gate.
 TINY = ("--recipe", "tiny", "--set", "epochs=1", "--set", "width=1", "--set", "depth=1")
 TINY += ("--set", "min_miou=none", "--workers", "0", "--wandb", "disabled", "--json")
+# A job that has no end.
+WORKING = "print('at work', flush=True); import time; time.sleep(600)"
 
 Deed = Callable[[], object]
 Impatient = Callable[..., None]  # fixture: another deadline for phases, as in impatient(stall=8)
@@ -152,6 +155,23 @@ class Renter:
             )
 
 
+def fails(renter: Renter, cause: Cause, code: str = "pass", *, gigabytes: float = 0) -> str:
+    """Rent in vain; returns the sentence."""
+    with pytest.raises(Failure) as caught:
+        renter.rent(code, gigabytes=gigabytes)
+    assert caught.value.cause is cause, caught.value
+    assert not renter.receipt.leaked
+    return str(caught.value)
+
+
+def stops(renter: Renter, word: str) -> None:
+    """Rent until a line with that word, and press Ctrl-C."""
+    renter.listener.interrupt_when(word)
+    with pytest.raises(KeyboardInterrupt):
+        renter.rent(WORKING)
+    assert not renter.receipt.leaked
+
+
 def be_impatient(patch: pytest.MonkeyPatch, **patience: float) -> None:
     """Let the phases of a rental have deadlines that a test can wait for."""
     patch.setattr("pipeline.tenancy.Patience", partial(Patience, **{**_PATIENCE, **patience}))
@@ -172,11 +192,11 @@ def _dataset(gigabytes: float) -> Manifest:
 
 def inside() -> list[psutil.Process]:
     """Every process behind the walls of a machine that this process has started."""
-    own = os.readlink("/proc/self/ns/pid")
+    own = Path("/proc/self/ns/pid").readlink()
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if os.readlink(f"/proc/{process.pid}/ns/pid") != own:
+            if Path(f"/proc/{process.pid}/ns/pid").readlink() != own:
                 found.append(process)
         except OSError:  # it has ended
             continue

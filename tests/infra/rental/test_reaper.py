@@ -137,6 +137,29 @@ def test_nothing_of_others_is_touched_among_a_thousand(
     assert not simulator.touched
 
 
+def test_what_it_cannot_see_keeps_it_from_nothing_else(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    _rent_everything(rental)
+    _pass(clock, _LEASE)
+    simulator.faults.add("missing_scope", path="/object-storage/*", scope="object_storage*")
+    for _ in range(5):
+        report = reap(provider, store, clock, delete=True)
+    assert list(report.unseen) == ["key"]
+    assert {thing.kind for thing in simulator.left()} == {"key"}
+    must_be_watched(store, clock.now())
+    simulator.faults.clear()
+    simulator.faults.add("missing_scope", path="/linode/instances", scope="linodes*")
+    reap(provider, store, clock, delete=True)
+    assert not simulator.left()
+    with pytest.raises(Failure, match="cannot see machines"):
+        must_be_watched(store, clock.now())
+    simulator.faults.clear()
+    simulator.faults.add("expired_token")
+    with pytest.raises(Failure, match="token"):
+        reap(provider, store, clock, delete=True)
+
+
 def test_renting_wants_a_fresh_look_that_may_delete(
     provider: Linode, store: Store, clock: Clock
 ) -> None:
@@ -148,5 +171,6 @@ def test_renting_wants_a_fresh_look_that_may_delete(
         must_be_watched(store, clock.now())
     report = reap(provider, store, clock, delete=True)
     must_be_watched(store, report.time + FRESH)
-    with pytest.raises(Failure, match="the last look was at"):
-        must_be_watched(store, report.time + FRESH + timedelta(seconds=1))
+    for late in (timedelta(seconds=1), -2 * FRESH - timedelta(seconds=1)):  # or by a wrong clock
+        with pytest.raises(Failure, match="the last look was at"):
+            must_be_watched(store, report.time + FRESH + late)

@@ -1,35 +1,13 @@
-"""What goes wrong with rented machines: a cause, a sentence, a receipt, and nothing left."""
-
-import threading
+"""What goes wrong until a rented machine is ready: a cause, a sentence, a receipt, nothing left."""
 
 import pytest
 
-from agents import until
 from infra.failure import Cause, Failure
+from infra.linode import Linode
+from infra.linode.api import Timeouts
 from infra.simulator.faults import Effect
 from infra.simulator.machine import MachineFault
-from infra.ssh import Connection
-from infra.stores import Store
-from rentals import Account, Impatient, Renter, inside
-
-WORKING = "print('at work', flush=True); import time; time.sleep(600)"
-
-
-def fails(renter: Renter, cause: Cause, code: str = "pass", *, gigabytes: float = 0) -> str:
-    """Rent in vain; returns the sentence."""
-    with pytest.raises(Failure) as caught:
-        renter.rent(code, gigabytes=gigabytes)
-    assert caught.value.cause is cause, caught.value
-    assert not renter.receipt.leaked
-    return str(caught.value)
-
-
-def stops(renter: Renter, word: str) -> None:
-    """Rent until a line with that word, and press Ctrl-C."""
-    renter.listener.interrupt_when(word)
-    with pytest.raises(KeyboardInterrupt):
-        renter.rent(WORKING)
-    assert not renter.receipt.leaked
+from rentals import Account, Impatient, Renter, fails, stops
 
 
 def regions(renter: Renter) -> list[str]:
@@ -61,11 +39,16 @@ def test_no_machine_anywhere_costs_nothing(renter: Renter, account: Account) -> 
     assert renter.receipt.dollars == 0
 
 
+@pytest.mark.parametrize("effect", [Effect.ACTED_502, Effect.ACTED_SILENT])
 @pytest.mark.parametrize("path", ["/linode/instances", "/networking/firewalls"])
 def test_a_creation_without_an_answer_is_found_and_not_repeated(
-    renter: Renter, account: Account, path: str
+    renter: Renter, account: Account, monkeypatch: pytest.MonkeyPatch, path: str, effect: Effect
 ) -> None:
-    account.faults.add(Effect.ACTED_502, method="POST", path=path, times=1)
+    defaults = Linode.__init__.__defaults__
+    assert defaults
+    hasty = (*defaults[:-1], Timeouts(read=2))
+    monkeypatch.setattr(Linode.__init__, "__defaults__", hasty)
+    account.faults.add(effect, method="POST", path=path, times=1)
     stops(renter, "created: ")
     assert len(account.bill()) == 1
     assert any("no clear answer" in line for line in renter.listener.lines)
@@ -79,7 +62,9 @@ def test_a_storm_of_refusals_on_every_call_is_weathered(renter: Renter, account:
     account.faults.add(Effect.SERVER_ERROR, path="/linode/instances/*", status=502, times=2)
     stops(renter, "booting: running")
     assert len(account.bill()) == 1
-    assert not [fault for fault in account.faults.standing() if fault["times"]], "a fault did not happen"
+    assert not [fault for fault in account.faults.standing() if fault["times"]], (
+        "a fault did not happen"
+    )
 
 
 def test_a_token_that_expires_in_the_middle_leaks_and_says_what(
@@ -171,110 +156,3 @@ def test_a_host_key_that_changes_after_the_set_up_stops_the_run(
     renter.listener.when("is ready at", lambda: account.machine(renter.label).forge_host_key())
     fails(renter, Cause.HOST_KEY)
     assert renter.run.store.get(f"runs/{renter.run.run_id}/heartbeat.json") is None
-
-
-# Training
-
-
-def test_a_machine_that_vanishes_at_work_is_noticed(renter: Renter, account: Account) -> None:
-    vanish = lambda: account.faults.add(Effect.VANISH, label=renter.label, times=1)  # noqa: E731
-    renter.listener.when("at work", vanish)
-    fails(renter, Cause.AGENT_LOST, WORKING)
-    (bill,) = account.bill()
-    assert renter.receipt.dollars == pytest.approx(bill.dollars)
-
-
-def test_a_killed_agent_is_missed(renter: Renter, impatient: Impatient) -> None:
-    impatient(stall=8)
-
-    def kill() -> None:
-        for process in inside():
-            if "infra.agent" in process.cmdline():
-                process.kill()
-
-    renter.listener.when("at work", kill)
-    fails(renter, Cause.STALLED, WORKING)
-
-
-def test_a_machine_that_stands_still_is_given_up(
-    renter: Renter, impatient: Impatient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    impatient(stall=8)
-    monkeypatch.setitem(Connection.__init__.__kwdefaults__, "timeout", 2.0)
-    monkeypatch.setattr("infra.remote._DEAF", 1.0)
-
-    def stand_still() -> None:
-        for process in inside():
-            process.suspend()
-
-    renter.listener.when("at work", stand_still)
-    assert "Nothing was heard" in fails(renter, Cause.STALLED, WORKING)
-
-
-def test_training_needs_no_ssh(
-    renter: Renter, account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(Connection.__init__.__kwdefaults__, "timeout", 2.0)
-    monkeypatch.setattr("infra.remote._DEAF", 1.0)
-    renter.listener.when("at work", lambda: account.machine(renter.label).freeze())
-    code = "print('at work', flush=True); import time; time.sleep(3); print('done')"
-    assert renter.rent(code).exit_code == 0
-    assert renter.phases[-1] == "gone"
-
-
-def test_a_store_that_is_away_for_a_while_holds_nothing_up(
-    renter: Renter, account: Account, store: Store
-) -> None:
-    runs = store.local_path("runs")
-    assert runs is not None
-    away = runs.with_name("away")
-
-    def come_back() -> None:
-        place = account.disk(renter.label) / "root/voc-train" / renter.run.run_id
-        until(lambda: " STORE " in (place / "agent.log").read_text())
-        runs.unlink()
-        away.rename(runs)
-        (place / "job/go").touch()
-
-    def leave() -> None:
-        runs.rename(away)
-        runs.touch()  # so that nobody makes the folder anew
-        threading.Thread(target=come_back).start()
-
-    renter.listener.when("at work", leave)
-    code = "import pathlib, time\nprint('at work', flush=True)\n"
-    result = renter.rent(f"{code}while not pathlib.Path('go').exists(): time.sleep(0.05)")
-    assert result.exit_code == 0
-
-
-# Deleting
-
-
-def test_a_deletion_that_fails_is_a_leak_with_its_price(
-    renter: Renter, account: Account, leaks: set[str]
-) -> None:
-    account.faults.add(Effect.DELETE_FAILS, label=renter.label)
-    renter.listener.interrupt_when("created: ")
-    with pytest.raises(Failure) as caught:
-        renter.rent()
-    assert caught.value.cause is Cause.LEAKED
-    assert caught.value.exit_code == 1
-    (line,) = renter.receipt.leaked
-    assert f"instance {renter.label} (id {line.id}, $0.52/h)" in str(caught.value)
-    leaks.add(renter.label)
-
-
-def test_a_deletion_that_lingers_is_waited_for(renter: Renter, account: Account) -> None:
-    account.faults.add(Effect.DELETE_LINGERS, label=renter.label, seconds=90)
-    stops(renter, "created: ")
-    (bill,) = account.bill()
-    assert bill.gone
-    (line,) = [line for line in renter.receipt.lines if line.kind == "instance"]
-    assert line.gone
-    assert line.gone >= bill.gone
-
-
-@pytest.mark.parametrize("word", ["booting: running", "gpu_trainer runs", "is ready", "at work"])
-def test_ctrl_c_at_any_moment_leaves_nothing(renter: Renter, word: str) -> None:
-    stops(renter, word)
-    assert renter.phases[-1] == "gone"

@@ -184,13 +184,11 @@ def test_a_run_by_way_of_a_bucket_shows_its_keys_to_nobody(
     store = Store.open(f"s3://{bucket}/here")
     names = [entry.key for entry in store.list("")]
     assert any(name.endswith("result.json") for name in names)
-    assert {name: canaries.in_(store.get(name) or b"") for name in names} == dict.fromkeys(
-        names, set()
-    )
+    assert not [name for name in names if canaries.in_(store.get(name) or b"")]
     (database,) = Path(prefect.environment["PREFECT_HOME"]).glob("*.db")
     assert bucket.encode() in b"".join(p.read_bytes() for p in database.parent.glob("*.db*"))
     assert canaries.in_files(database.parent.rglob("*")) == {}
-    assert canaries.in_files(path for path in home.rglob("*")) == {}
+    assert canaries.in_files(home.rglob("*")) == {}
 
     (key,) = [thing for thing in account.account.past if isinstance(thing, Key)]
     with pytest.raises(ClientError, match="InvalidAccessKeyId"):
