@@ -61,6 +61,7 @@ class Agent:
         self._pulse = Pulse(store, run_id, job / "out" / "progress.json", poll)
         self._stop: Failure | None = None
         self._started = now()
+        self._begun = time.monotonic()
 
     def stop(self, *_signal: int | FrameType | None) -> None:
         """Ask the job to stop; it has `grace` seconds to leave a checkpoint."""
@@ -107,19 +108,21 @@ class Agent:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         for wanted in spec.inputs:
-            self._must_go_on()
+            self._must_go_on(spec)
             path = self._job / wanted.path
             if not path.exists():  # it gets its name only when it is verified
                 self._store.get_file(wanted.key, path, sha256=wanted.sha256, link=True)
-        self._must_go_on()
+        self._must_go_on(spec)
 
-    def _must_go_on(self) -> None:
+    def _must_go_on(self, spec: JobSpec) -> None:
+        if self._stop is None and time.monotonic() > self._begun + spec.deadline_seconds:
+            self._stop = _deadline()
         if self._stop:
             raise self._stop
 
     def _run_job(self, spec: JobSpec) -> Result:
         argv = [sys.executable, *spec.argv[1:]] if spec.argv[0] == "python" else [*spec.argv]
-        deadline = time.monotonic() + spec.deadline_seconds
+        deadline = self._begun + spec.deadline_seconds
         with self._log.open("wb") as log:
             child = subprocess.Popen(
                 argv,
@@ -146,9 +149,7 @@ class Agent:
                 except subprocess.TimeoutExpired:
                     pass
                 if self._stop is None and time.monotonic() > deadline:
-                    self._stop = Failure(
-                        Cause.DEADLINE, "The time limit was reached: --limit train_hours=…."
-                    )
+                    self._stop = _deadline()
                 if self._stop and kill_at == math.inf:
                     kill_at = time.monotonic() + self._grace
                     child.terminate()
@@ -236,7 +237,8 @@ class Agent:
             except Failure as failure:
                 _say(failure)
                 patience = _REFUSED_LAST if failure.permanent else _AWAY
-                if self._stop or time.monotonic() > began + patience:  # who asked to stop waits
+                waited_for = self._stop is not None and self._stop.cause is Cause.CANCELLED
+                if waited_for or time.monotonic() > began + patience:
                     raise
                 time.sleep(5)
 
@@ -247,6 +249,14 @@ class Agent:
         with contextlib.suppress(OSError):  # this disk may be full as well
             self._job.mkdir(parents=True, exist_ok=True)
             (self._job / UNSENT).write_text(unsent.model_dump_json())
+
+
+def _deadline() -> Failure:
+    return Failure(
+        Cause.DEADLINE,
+        "The time limit or the budget was reached; give more with --limit train_hours=… or, where "
+        "a machine is rented, with --budget.",
+    )
 
 
 def _without_keys() -> dict[str, str]:

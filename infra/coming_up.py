@@ -8,17 +8,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from infra.failure import Cause, Failure
 from infra.lease import Lease
-from infra.provider import Kind, Offer, Thing, Unclear
+from infra.provider import Endpoint, Kind, Offer, Thing, Unclear
 from infra.rental import Rental
 from infra.rented import Rented
-from infra.ssh import Connection
+from infra.ssh import Connection, Lost
 from infra.ssh.first_login import rotate_host_key, wait_for_ssh
 from infra.ssh.keys import KeyPair
+from infra.ssh.line import Line
 
 _RESULT, _LOG = "/root/stackscript.result", "/root/stackscript.log"
+_HOW_FAR = f"head -c 4096 {_RESULT} 2>/dev/null; echo; tail -n 1 {_LOG} 2>/dev/null || true"
 _LOOK = 5.0  # seconds between two looks at a machine that comes up
 _SKEW = 300.0  # seconds; object storage refuses requests that are 15 minutes off
 
@@ -39,31 +42,43 @@ class ComingUp:
         """Wait until it is ready. Raises Failure(BOOT_TIMEOUT), (SETUP_FAILED) or (HOST_KEY)."""
         instance = self._booted(created)
         assert instance.endpoint is not None
-        with wait_for_ssh(
-            instance.endpoint,
-            key=self.key,
-            host_key=self.host_key.public,
-            timeout=self.rental.patience.login,
-            clock=self.rental.clock,
-        ) as connection:
-            self.rental.reached("set-up", f"logged in, {self.script} runs")
-            self._set_up(connection)
-            self._must_suit(connection)
-            fresh = rotate_host_key(connection)
+        line = Line(partial(self._log_in, instance.endpoint))
+        try:
+            with line.connection():
+                self.rental.reached("set-up", f"logged in, {self.script} runs")
+            self._set_up(line)
+            with line.connection() as connection:
+                self._must_suit(connection)
+                fresh = rotate_host_key(connection)
+        finally:
+            line.close()
         rented = Rented(instance, self.offer, self.lease, self.key, fresh)
         with rented.connect():  # it is who it was, by the key that nobody but itself has seen
             self.rental.say(f"{instance.label} is ready at {instance.endpoint.host}")
         return rented
 
+    def _log_in(self, endpoint: Endpoint) -> Connection:
+        return wait_for_ssh(
+            endpoint,
+            key=self.key,
+            host_key=self.host_key.public,
+            timeout=self.rental.patience.login,
+            clock=self.rental.clock,
+        )
+
     def _booted(self, created: Thing) -> Thing:
-        state = ""
+        state, absent = "", 0
         for _ in self._looks(self.rental.patience.boot):
             try:
                 there = self.rental.provider.get(Kind.INSTANCE, created.id)
             except Unclear:
                 continue
             if there is None:
-                raise Failure(Cause.BOOT_TIMEOUT, f"{created.label} vanished while it booted.")
+                absent += 1
+                if absent == 2:  # a single look may be older than the creation
+                    raise Failure(Cause.BOOT_TIMEOUT, f"{created.label} vanished while it booted.")
+                continue
+            absent = 0
             if there.state != state:
                 state = there.state
                 self.rental.reached("booting", state)
@@ -75,19 +90,21 @@ class ComingUp:
             f"(it is {state or 'unknown'}).",
         )
 
-    def _set_up(self, connection: Connection) -> None:
+    def _set_up(self, line: Line) -> None:
         latest = ""
         for _ in self._looks(self.rental.patience.set_up):
-            said = connection.run(
-                f"cat {_RESULT} 2>/dev/null; echo; tail -n 1 {_LOG} 2>/dev/null || true"
-            )
-            result, _, line = said.partition("\n")
-            if result.strip():
-                self._judge(connection, result)
-                return
-            if line.strip() and line != latest:
-                latest = line
-                self.rental.reached("set-up", line.strip()[:200])
+            try:
+                with line.connection() as connection:
+                    said = connection.run(_HOW_FAR)
+                    result, _, last = said.partition("\n")
+                    if result.strip():
+                        self._judge(connection, result)
+                        return
+            except Lost:  # the machine may be well: the next look logs in again
+                continue
+            if last.strip() and last != latest:
+                latest = last
+                self.rental.reached("set-up", last.strip()[:200])
         raise Failure(
             Cause.SETUP_FAILED,
             f"The set-up did not end within {self.rental.patience.set_up / 60:.0f} minutes; the "

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from infra.launch import GROUP
 from infra.processes import end_group, noted_group
 from infra.protocol import Result
 from infra.stores import Store
+from infra.uninterrupted import uninterrupted
 
 _LAST_UPLOAD = 300.0  # seconds that an agent may take to send the last checkpoint
 _LOOK = 0.02  # seconds between two looks at what is ending
@@ -115,15 +115,7 @@ class LocalMachine:
         if self._agent is None:
             return
         ending = _Ending(self._agent, self._job / GROUP)
-        ending.start()
-        interrupt: BaseException | None = None
-        while not ending.over:
-            try:
-                time.sleep(_LOOK)
-            except BaseException as error:
-                ending.hurry, interrupt = True, error
-        if interrupt:
-            raise interrupt
+        uninterrupted(ending.run, meanwhile=ending.hasten)
 
     def clean(self) -> None:
         """Remove the job's folder; the store has all of it once there is a result."""
@@ -143,26 +135,22 @@ class LocalMachine:
         return lines[-1] if lines else "it said nothing"
 
 
-class _Ending(threading.Thread):
-    """Ends the agent, which ends its job; then the job, if the agent could not.
-
-    In a thread of its own and with plain flags, because whoever waits for it may be interrupted
-    more than once, at any moment, even inside the standard library's locks.
-    """
+class _Ending:
+    """Ends the agent, which ends its job; then the job, if the agent could not."""
 
     def __init__(self, agent: "subprocess.Popen[bytes]", note: Path) -> None:
-        super().__init__()
-        self.hurry = False  # set from outside: kill at once
-        self.over = False
+        self._hurry = False
         self._agent = agent
         self._note = note
 
+    def hasten(self) -> None:
+        """Wait for nothing any more: kill at once."""
+        self._hurry = True
+
     def run(self) -> None:
-        try:
-            self._end_agent()
-            self._end_job()
-        finally:
-            self.over = True
+        """Returns when nothing runs any more."""
+        self._end_agent()
+        self._end_job()
 
     def _end_agent(self) -> None:
         self._agent.terminate()
@@ -183,6 +171,6 @@ class _Ending(threading.Thread):
     def _comes_true(self, true: Callable[[], bool], patience: float) -> bool:
         """Whether it does within `patience` seconds; a hurry ends the wait."""
         until = time.monotonic() + patience
-        while not (came := true()) and time.monotonic() < until and not self.hurry:
+        while not (came := true()) and time.monotonic() < until and not self._hurry:
             time.sleep(_LOOK)
         return came

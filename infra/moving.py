@@ -115,7 +115,7 @@ class Mover:
                     heard = True
                 agreed = agreed + 1 if true() else 0
             except Unclear:
-                continue
+                agreed = 0
             if agreed == 2:
                 return
             clock.sleep(_LOOK)

@@ -23,6 +23,10 @@ class Kind(StrEnum):
     SCRIPT = "stackscript"  # carries no tags
 
 
+# A machine first: it costs most, and its Volume and firewall are free only without it.
+DELETION_ORDER = (Kind.INSTANCE, Kind.VOLUME, Kind.KEY, Kind.FIREWALL, Kind.SCRIPT)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where a machine's sshd listens, and who may log in."""
@@ -56,7 +60,7 @@ class InstanceOrder:
     plan: str
     region: str
     authorized_key: str  # one line, OpenSSH's format
-    user_data: str  # cloud-config
+    user_data: str = field(repr=False)  # cloud-config, with the host's private key
     firewall: int
     script: int | None = None
     script_data: dict[str, str] = field(default_factory=dict)

@@ -5,6 +5,7 @@ none: of those only what a run's intents name, once the last lease of that run i
 is ever touched. It leaves `reaper.json` in the store, by which renters see that somebody looks.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.intents import Entry, Intents
 from infra.ownership import TAG, TAGGED, claim, run_of
-from infra.provider import Kind, Provider, Thing
+from infra.provider import DELETION_ORDER, Kind, Provider, Thing
 from infra.stores import Store
 
 REPORT = "reaper.json"
@@ -79,23 +80,24 @@ def reap(
     now = clock.now()
     found: list[Found] = []
     unseen: dict[Kind, str] = {}
-    for kind in _ORDER:
+    if delete:  # who may only look must not count as somebody who would end a machine
+        try:
+            provider.check([Kind.INSTANCE])
+        except Failure as failure:
+            unseen[Kind.INSTANCE] = str(failure)
+    for kind in DELETION_ORDER:
         try:
             found += [_judge(provider, *one, now) for one in _ours(provider, store, kind)]
         except Failure as failure:  # a token without one scope must not keep machines alive
             unseen[kind] = str(failure)
             last = failure
-    if len(unseen) == len(_ORDER):
+    if len(unseen) == len(DELETION_ORDER):
         raise last
     if delete:
         found = [_delete(provider, one, say) if one.state == "expired" else one for one in found]
     report = ReaperReport(time=now, deletes=delete, found=tuple(found), unseen=unseen)
     store.write(REPORT, report)
     return report
-
-
-# A machine first: it costs most, and its volume and firewall are free only without it.
-_ORDER = (Kind.INSTANCE, Kind.VOLUME, Kind.KEY, Kind.FIREWALL, Kind.SCRIPT)
 
 
 def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing, str, datetime]]:
@@ -109,9 +111,19 @@ def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing,
     for thing in provider.list(kind):
         if run_id := _run_named(thing):
             if run_id not in notes:
-                notes[run_id] = Intents.load(store, run_id).entries()
+                notes[run_id] = _notes(store, run_id)
             if any(_is(entry, thing) for entry in notes[run_id]):
                 yield thing, run_id, max(entry.intent.until for entry in notes[run_id])
+
+
+def _notes(store: Store, run_id: str) -> list[Entry]:
+    """What a run noted. A damaged note confirms nothing, and must hide no other run's things."""
+    try:
+        return Intents.load(store, run_id).entries()
+    except Failure as failure:
+        if failure.cause is not Cause.CORRUPT:
+            raise
+        return []
 
 
 def _run_named(thing: Thing) -> str | None:
@@ -141,9 +153,16 @@ def _judge(provider: Provider, thing: Thing, run_id: str, until: datetime, now: 
         label=thing.label,
         run_id=run_id,
         until=until,
-        dollars_per_hour=provider.price(thing),
+        dollars_per_hour=_price(provider, thing),
         state="expired" if until < now else "live",
     )
+
+
+def _price(provider: Provider, thing: Thing) -> float | None:
+    """What it costs; not knowing that must not keep it alive."""
+    with contextlib.suppress(Failure):
+        return provider.price(thing)
+    return None
 
 
 def _delete(provider: Provider, found: Found, say: Callable[[str], None]) -> Found:

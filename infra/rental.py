@@ -16,6 +16,7 @@ from infra.intents import Entry, Intent, Intents
 from infra.lease import Patience
 from infra.ownership import TAGGED, claim, label
 from infra.provider import (
+    DELETION_ORDER,
     BucketKey,
     InstanceOrder,
     Kind,
@@ -31,8 +32,6 @@ from infra.receipt import Phase, Receipt, receipt, write_receipt
 from infra.stores import Store
 from infra.uninterrupted import uninterrupted
 
-# An instance first: it is the dearest, and a firewall or a volume is free only without it.
-_ORDER = (Kind.INSTANCE, Kind.VOLUME, Kind.KEY, Kind.FIREWALL, Kind.SCRIPT)
 _LISTINGS_APART = 60.0  # seconds, after which a thing that no listing shows was not created
 _LOOK = 5.0  # seconds between two looks at what is being deleted
 _TRIES = 3
@@ -69,24 +68,27 @@ class Rental:
         """
         intent = self._intent(order, price, until)
         self._intents.intend(intent)
+        unclear: Unclear | None = None
         for _ in range(_TRIES):
             try:
                 made = self.provider.create(order)
             except (NoCapacity, Refused) as refusal:
-                self._note_end(intent, f"not created: {refusal}")
+                if unclear is None:  # else an earlier one may still show: whoever clears up looks
+                    self._note_end(intent, f"not created: {refusal}")
                 raise
-            except Unclear as unclear:
+            except Unclear as error:
+                unclear = error
                 self.say(f"no clear answer to the creation of {order.label}; looking for it")
                 found = self._look_for(intent)
                 if found is None:
-                    last = unclear
                     continue  # under the same label, so that a late one collides
                 made = found
             self._intents.created(intent, made.thing if isinstance(made, BucketKey) else made)
             if order.kind is Kind.KEY and not isinstance(made, BucketKey):
                 raise Unclear(f"The key {order.label} was made, but its secret is lost.")
             return made
-        raise last
+        assert unclear
+        raise unclear
 
     def _intent(self, order: Order, price: float, until: datetime) -> Intent:
         tagged = order.kind in TAGGED
@@ -175,7 +177,7 @@ class Rental:
 
     def _tear_down(self) -> Receipt:
         open_ = [e for e in self._intents.entries() if e.open and e.intent.label not in self._kept]
-        why = self._end(sorted(open_, key=lambda e: _ORDER.index(e.intent.kind)))
+        why = self._end(sorted(open_, key=lambda e: DELETION_ORDER.index(e.intent.kind)))
         end = self.receipt()
         if not end.leaked and self._phases:
             self.reached("gone" if not self._kept else "kept", f"${end.dollars:.2f}")
@@ -198,8 +200,8 @@ class Rental:
             if entry.open:
                 try:
                     self._end_one(entry)
-                except Failure as failure:  # the others are deleted all the same
-                    why = str(failure)
+                except Exception as error:  # the others are deleted all the same
+                    why = str(error) if isinstance(error, Failure) else type(error).__name__
         return why
 
     def _end_one(self, entry: Entry) -> None:

@@ -89,13 +89,19 @@ def rent(rental: Rental, wanted: Wanted, firewall: Thing) -> Rented:
     key = KeyPair.generate(f"voc-train-{rental.run_id}")
     boots = 0
     for offer in _walk(rental, wanted.offers):
-        right = lease(
-            rental.clock.now(),
-            offer.dollars_per_hour,
-            wanted.budget,
-            spent=rental.committed(),
-            most_hours=wanted.hours,
-        )
+        try:
+            right = lease(
+                rental.clock.now(),
+                offer.dollars_per_hour,
+                wanted.budget,
+                spent=rental.committed(),
+                most_hours=wanted.hours,
+            )
+        except Failure as failure:  # another one may be cheaper
+            if offer.dollars_per_hour <= min(o.dollars_per_hour for o in wanted.offers):
+                raise
+            rental.say(str(failure))
+            continue
         host_key = KeyPair.generate("voc-train")
         script = _publish(rental, wanted, right.until)
         order = InstanceOrder(

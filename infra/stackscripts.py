@@ -28,7 +28,6 @@ TRAINER = (
 PREPARER = (
     "filelock",
     "fsspec",
-    "fsspec",
     "httpx",
     "numpy",
     "obstore",

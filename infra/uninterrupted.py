@@ -1,49 +1,37 @@
 """Work that has to be finished, whoever presses Ctrl-C meanwhile."""
 
-import contextlib
+import signal
 import threading
 from collections.abc import Callable
-from contextvars import copy_context
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_LOOK = 0.05  # seconds
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def uninterrupted(work: Callable[[], T]) -> T:
-    """Do `work` in a thread of its own, and wait however often the wait is interrupted.
+def uninterrupted(work: Callable[[], T], *, meanwhile: Callable[[], None] | None = None) -> T:
+    """Do `work`; a signal that would interrupt it takes effect only when it is done.
 
-    Returns or raises what `work` did; the interrupt goes on only once it is done, and never hides
-    a failure of `work`.
+    `meanwhile` is called at each such signal, between any two steps of the work. Returns or raises
+    what `work` did: a failure of it is not hidden by an interrupt.
     """
-    result: list[T] = []
-    raised: list[BaseException] = []
-    over = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        return work()  # signals are the main thread's
+    came: list[int] = []
 
-    def run() -> None:
-        try:
-            result.append(work())
-        except BaseException as error:
-            raised.append(error)
-        finally:
-            over.set()
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        if meanwhile:
+            meanwhile()
 
-    # With the context of whoever waits: listeners find their logger in it.
-    worker = threading.Thread(target=copy_context().run, args=(run,), name="uninterrupted")
-    interrupt: BaseException | None = None
-    while not over.is_set():
-        try:
-            if worker.ident is None:
-                worker.start()
-            # Short waits: an interrupt inside a long one may find the lock in any state.
-            over.wait(_LOOK)
-        except BaseException as error:
-            interrupt = error
-    with contextlib.suppress(BaseException):
-        worker.join()
-    if raised:
-        raise raised[0] from interrupt
-    if interrupt:
-        raise interrupt
-    return result[0]
+    before = {caught: signal.signal(caught, note) for caught in _SIGNALS}
+    try:
+        result = work()
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, signal.SIG_DFL if handler is None else handler)
+    for number in dict.fromkeys(came):
+        signal.raise_signal(number)
+    return result

@@ -5,6 +5,8 @@ function from `pipeline/stages/`; nothing that matters is kept by Prefect alone,
 process leaves Prefect's states behind as they were.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from infra.failure import Cause, Failure
 from infra.protocol import run_key
 from infra.stores import Store
 from model.dataset import Dataset, Manifest
@@ -41,12 +44,11 @@ _NEEDED = ("train", "val")  # splits without which there is no training
 
 @dataclass(frozen=True)
 class Made:
-    """What a run made: the dataset, what it was made from, the checkpoint, the dataset here."""
+    """What a run made, and what it was made from."""
 
-    dataset: Manifest
     sources: dict[str, str]  # archives: sha256 to where it came from
     checkpoint: "CheckpointManifest"
-    folder: Path
+    folder: Path  # the dataset, verified, on this computer
 
 
 @flow(name="voc-train", flow_run_name="{parameters.recipe}", validate_parameters=True)
@@ -84,20 +86,52 @@ def made_by_store(run: Run) -> Made:
         dataset = build_shards(run, separation, archives)
         sources = {archive.sha256: archive.source for archive in archives}
     with workplace(run, dataset) as place:  # what is rented is gone after this block
-        train_net(run, dataset, place)
-        checkpoint = fetch_best(run, run.store)  # verified before anything is deleted
+        late = train_in_time(run, dataset, place)
+        with explained_by(late):
+            checkpoint = fetch_best(run, run.store)  # verified before anything is deleted
+    must_be_in_time(late, run)
     folder = local_dataset(dataset, run.store, home() / "datasets")
-    return Made(dataset, sources, checkpoint, folder)
+    return Made(sources, checkpoint, folder)
 
 
 def made_by_volume(run: Run) -> Made:
     """By way of a disk that moves from the machine that prepares to the one that trains."""
     with volume_route(run) as route:  # both machines are gone after this block
         dataset, sources = prepare_on_volume(run, route)
-        train_net(run, dataset, move_to_trainer(run, route, dataset))
-        store, folder = bring_back(run, route, dataset)
-        checkpoint = fetch_best(run, store)
-    return Made(dataset, sources, checkpoint, folder)
+        late = train_in_time(run, dataset, move_to_trainer(run, route, dataset))
+        with explained_by(late):
+            store = bring_back(run, route)
+            checkpoint = fetch_best(run, store)
+        must_be_in_time(late, run)
+        folder = local_dataset(dataset, store, home() / "datasets")
+    return Made(sources, checkpoint, folder)
+
+
+def train_in_time(run: Run, dataset: Manifest, place: Workplace) -> Failure | None:
+    """Train; where the deadline ended it, what was learned until then has to come home first."""
+    try:
+        train_net(run, dataset, place)
+    except Failure as failure:
+        if failure.cause is not Cause.DEADLINE:
+            raise
+        return failure
+    return None
+
+
+@contextmanager
+def explained_by(late: Failure | None) -> Iterator[None]:
+    """Where nothing can be fetched after a deadline, the deadline is the thing to hear of."""
+    try:
+        yield
+    except Failure as failure:
+        raise late or failure from failure
+
+
+def must_be_in_time(late: Failure | None, run: Run) -> None:
+    """Raise the Failure of a training that its deadline ended, its checkpoint being home."""
+    if late:
+        checkpoint = run.folder / "checkpoint.pt"
+        raise Failure(late.cause, f"{late} What was learned until then is {checkpoint}.") from late
 
 
 @task(name="extract", cache_policy=NO_CACHE)
@@ -164,10 +198,10 @@ def move_to_trainer(run: Run, route: VolumeRoute, dataset: Manifest) -> Workplac
 
 
 @task(name="bring-back", cache_policy=NO_CACHE)
-def bring_back(run: Run, route: VolumeRoute, dataset: Manifest) -> tuple[Store, Path]:
+def bring_back(run: Run, route: VolumeRoute) -> Store:
     """Move the Volume back; the GPU machine is deleted, the records come home."""
     with run.stage("bring-back") as stage:
-        return route.bring_back(dataset, home() / "datasets", stage)
+        return route.bring_back(stage)
 
 
 @task(name="train", cache_policy=NO_CACHE)

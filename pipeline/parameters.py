@@ -114,6 +114,14 @@ class RentalTerms(BaseModel):
                 raise ValueError(f"{network} is everybody; name the network you come from")
         return networks
 
+    @model_validator(mode="after")
+    def _somebody_ends_what_stays(self) -> Self:
+        if self.keep and not self.reaper:
+            raise ValueError("a machine is kept only where a reaper deletes it in the end")
+        if self.keep and self.route == "volume":
+            raise ValueError("the route by a Volume keeps no machine; take the one by a bucket")
+        return self
+
 
 class Parameters(BaseModel):
     """What a run needs to know."""

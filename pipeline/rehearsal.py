@@ -50,7 +50,7 @@ def rehearsal(store: Store, speed: float) -> Iterator[Simulator]:
         Simulator(Path(temporary), clock=clock, shares=(folder,)) as simulator,
     ):
         os.environ.update(simulator.environment())
-        with _reaper(store, clock):
+        with watched(store, clock):
             yield simulator
         left = [thing for thing in simulator.left() if thing.kind != "stackscript"]
         if left:
@@ -58,7 +58,7 @@ def rehearsal(store: Store, speed: float) -> Iterator[Simulator]:
 
 
 @contextmanager
-def _reaper(store: Store, clock: Clock) -> Iterator[None]:
+def watched(store: Store, clock: Clock) -> Iterator[None]:
     """One that looks all the time, as one on another computer would."""
     ended = threading.Event()
 

@@ -13,11 +13,13 @@ from infra.clock import Clock
 from infra.lease import Patience
 from infra.machines import Machine
 from infra.provider import Offer, Thing
+from infra.reaper import must_be_watched
 from infra.receipt import Receipt
 from infra.remote import RemoteMachine
 from infra.rental import Rental
 from infra.rented import PYTHON, Rented, Watch
 from infra.renting import Wanted, mint_key, open_firewall, rent
+from infra.ssh.login import known_name
 from infra.stackscripts import PREPARER, TRAINER, requirements
 from infra.stores import Store
 from infra.uninterrupted import uninterrupted
@@ -97,6 +99,8 @@ class Tenancy:
 
     def _rent(self, wanted: Wanted, stage: Stage) -> Rented:
         self.rental.say = stage.say
+        if self.plan.terms.reaper:  # what looked before the preparation may have ended by now
+            must_be_watched(self.run.store, self.plan.clock.now())
         rented = rent(self.rental, wanted, self._firewall)
         offer = rented.offer
         stage.summary = f"{offer.plan} in {offer.region}, ${offer.dollars_per_hour:.2f} an hour"
@@ -159,7 +163,7 @@ class Tenancy:
         key, known = folder / "ssh_key", folder / "known_hosts"
         key.touch(0o600)
         key.write_text(rented.key.private)
-        known.write_text(f"[{endpoint.host}]:{endpoint.port} {rented.host_key}\n")
+        known.write_text(f"{known_name(endpoint)} {rented.host_key}\n")
         self.rental.keep(rented.instance.label, self._firewall.label)
         self.rental.say(
             f"kept until {deadline_in_words(rented.lease.until)}, when the reaper deletes it: "

@@ -8,6 +8,7 @@ trains, the Volume moves back, and the checkpoint comes home over SSH. The Volum
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from infra.moving import Mover
@@ -19,11 +20,11 @@ from infra.sftp_store import SFTPStore
 from infra.ssh import Connection
 from infra.stores import Store
 from model.dataset import Manifest
-from pipeline.dataset import local_dataset
 from pipeline.plan import VOLUME_STAYS
 from pipeline.run import Run, Stage
 from pipeline.tenancy import Tenancy, Workplace, tenancy
 
+_WAY_BACK = 900.0  # seconds: off, out, in, on, and all of it over SSH
 _LEAST, _SLOWEST = 120.0, 250_000  # seconds, and bytes a second, of an upload
 
 
@@ -31,7 +32,8 @@ _LEAST, _SLOWEST = 120.0, 250_000  # seconds, and bytes a second, of an upload
 def volume_route(run: Run) -> Iterator["VolumeRoute"]:
     """Two machines and a Volume; all of it is gone when the block is left.
 
-    But for the Volume of a run that failed: it is kept for a day, since the training may be on it.
+    But for the Volume of a run that failed: while a reaper looks it stays a day, since what was
+    learned may be on it.
     """
     with tenancy(run) as tenant:
         with run.stage("rent-preparer") as stage:
@@ -49,7 +51,7 @@ class VolumeRoute:
         self._tenant = tenant
         # A Volume cannot leave its region: it is the one in which the GPU is to be had.
         self._region = tenant.plan.offers[0].region
-        hours = tenant.plan.hours
+        hours = tenant.plan.lease.hours  # what the budget pays for both machines together
         self._preparer = tenant.rent_preparer(stage, hours=hours, region=self._region)
         self.volume = self._create_volume()
         self._mover = Mover(tenant.rental, tenant.plan.provider, self.volume)
@@ -64,7 +66,8 @@ class VolumeRoute:
         order = VolumeOrder(name, own, self._region, plan.terms.volume_gb)
         made = rental.create(order, price=plan.volume_price, until=until)
         assert isinstance(made, Thing)
-        rental.keep(made.label)
+        if plan.terms.reaper:  # which deletes it in the end
+            rental.keep(made.label)
         return made
 
     def preparer(self) -> Workplace:
@@ -77,8 +80,8 @@ class VolumeRoute:
         """The archives as the preparing machine sees them: those of this computer, uploaded."""
         with self._preparer.connect() as connection:
             return tuple(
-                _uploaded(connection, url, stage) if "://" not in url else url
-                for url in self._run.parameters.archives
+                _uploaded(connection, number, url, stage) if "://" not in url else url
+                for number, url in enumerate(self._run.parameters.archives)
             )
 
     def trainer(self, dataset: Manifest, stage: Stage) -> Workplace:
@@ -90,13 +93,16 @@ class VolumeRoute:
         store, url = self._store(rented)
         machine = self._tenant.machine(rented, store_url=url)
         self._tenant.rental.reached("training", machine.where)
-        return self._tenant.trains_on(rented, machine, store)
+        place = self._tenant.trains_on(rented, machine, store)
+        # The way back leads through the first machine, whose lease began earlier, and takes longer.
+        left = self._tenant.prepares_on(self._preparer, machine, store).seconds
+        return replace(place, seconds=min(place.seconds, left) - _WAY_BACK / place.clock.speed)
 
-    def bring_back(self, dataset: Manifest, cache: Path, stage: Stage) -> tuple[Store, Path]:
-        """Move the Volume back, and have the run's records and the dataset on this computer.
+    def bring_back(self, stage: Stage) -> Store:
+        """Move the Volume back, and have the run's records in the run's store.
 
         The GPU machine, which costs most, is deleted as soon as the Volume is out of it. Returns
-        the Volume's store, which has the checkpoints, and the dataset's folder here.
+        the Volume's store, which has the checkpoints and the dataset.
         """
         assert self._trainer
         self._tenant.rental.say = stage.say
@@ -104,13 +110,12 @@ class VolumeRoute:
         self._tenant.rental.release(self._trainer.instance.label)
         self._mover.put_into(self._preparer)
         store, _ = self._store(self._preparer)
-        folder = local_dataset(dataset, store, cache)
         prefix = run_key(self._run.run_id)
         for entry in store.list(prefix):
             name = PurePosixPath(entry.key).relative_to(prefix)
             if name.parts[0] not in ("spec.json", "checkpoints"):
                 self._run.store.put(entry.key, store.get(entry.key) or b"")
-        return store, folder
+        return store
 
     def _store(self, rented: Rented) -> tuple[Store, str]:
         with rented.connect() as connection:
@@ -118,10 +123,10 @@ class VolumeRoute:
         return SFTPStore(rented.connect, folder), f"file://{folder}"
 
 
-def _uploaded(connection: Connection, path: str, stage: Stage) -> str:
+def _uploaded(connection: Connection, number: int, path: str, stage: Stage) -> str:
     """An archive of this computer, on the Volume; its path there."""
     name, _, checksum = path.partition("#sha256=")
-    there = f"{connection.home()}/voc-train/archives/{Path(name).name}"
+    there = f"{connection.home()}/voc-train/archives/{number}/{Path(name).name}"
     size = Path(name).stat().st_size
     stage.say(f"sending {name} ({size / 1e6:.1f} MB)")
     connection.put(Path(name), there, timeout=_LEAST + size / _SLOWEST)

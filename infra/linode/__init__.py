@@ -18,6 +18,7 @@ from infra.linode.things import (
     volume_body,
 )
 from infra.linode.token import HOW, find_token, missing_scopes
+from infra.ownership import TAGGED
 from infra.provider import (
     BucketKey,
     FirewallOrder,
@@ -45,7 +46,6 @@ _PATHS = {
     Kind.KEY: "/object-storage/keys",
     Kind.SCRIPT: "/linode/stackscripts",
 }
-_TAGGED = {Kind.INSTANCE, Kind.VOLUME, Kind.FIREWALL}
 
 
 class Linode(Provider):
@@ -98,7 +98,7 @@ class Linode(Provider):
             profile = {}
         missing = missing_scopes(self._api.scopes, kinds)
         says = [f"the scopes {', '.join(missing)} are missing"] if missing else []
-        if profile.get("restricted") and _TAGGED & set(kinds):
+        if profile.get("restricted") and set(TAGGED) & set(kinds):
             says.append("its user is restricted, and only an unrestricted one can tag")
         if says:
             raise Unauthorised(f"The token does not reach: {'; '.join(says)}. Please {HOW}.")
@@ -278,6 +278,6 @@ def _filters(kind: Kind, label: str | None, tag: str | None) -> dict[str, Any] |
     filters: dict[str, Any] = {"mine": True} if kind is Kind.SCRIPT else {}
     if label is not None and kind is not Kind.KEY:
         filters["label"] = label
-    if tag is not None and kind in _TAGGED:
+    if tag is not None and kind in TAGGED:
         filters["tags"] = tag
     return filters or None

@@ -108,7 +108,7 @@ def read_thing(kind: Kind, item: Any, *, ssh_port: int, ssh_user: str) -> Thing:
     """A thing out of an answer. Raises Unclear where the answer is not one of Linode's."""
     try:
         return _read_thing(kind, item, ssh_port, ssh_user)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         pass
     raise Unclear(f"Linode's answer does not describe the {kind} it should: try again later.")
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -137,10 +138,11 @@ class Simulator:
         self._server.should_exit = True
         self._thread.join()
         self.account.schedule.close()
-        for instance in self.account.all(Instance):
-            if instance.machine:
-                instance.machine.destroy()
-        self._storage.close()
+        with ExitStack() as ends:  # one that fails keeps no other from its end
+            ends.callback(self._storage.close)
+            for instance in self.account.all(Instance):
+                if instance.machine:
+                    ends.callback(instance.machine.destroy)
         if self.account.schedule.errors:
             raise self.account.schedule.errors[0]
 

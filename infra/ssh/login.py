@@ -52,7 +52,7 @@ def log_in(
             client.load_system_host_keys()
     else:
         known = paramiko.PKey.from_type_string(*_parts(host_key))
-        client.get_host_keys().add(_name(endpoint), known.get_name(), known)
+        client.get_host_keys().add(known_name(endpoint), known.get_name(), known)
     own = None if key is None else paramiko.Ed25519Key.from_private_key(io.StringIO(key.private))
     line: socket.socket | None = None
     try:
@@ -87,7 +87,7 @@ def _parts(public: str) -> tuple[str, bytes]:
     return kind, a2b_base64(blob)
 
 
-def _name(endpoint: Endpoint) -> str:
+def known_name(endpoint: Endpoint) -> str:
     """How known_hosts, and therefore paramiko, names it."""
     return endpoint.host if endpoint.port == 22 else f"[{endpoint.host}]:{endpoint.port}"
 
@@ -110,7 +110,7 @@ def _explain(endpoint: Endpoint, error: Exception, cause: Cause) -> NoReturn:
     if isinstance(error, paramiko.SSHException) and "known_hosts" in str(error):
         raise Failure(
             Cause.BAD_INPUT,
-            f"{_name(endpoint)} is not in ~/.ssh/known_hosts: log in once by `ssh -p "
+            f"{known_name(endpoint)} is not in ~/.ssh/known_hosts: log in once by `ssh -p "
             f"{endpoint.port} {where}`, compare the fingerprint, and try again.",
             permanent=True,
         ) from error

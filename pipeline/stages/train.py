@@ -22,6 +22,7 @@ from pipeline.dataset import dataset_prefix
 from pipeline.progress import Progress, silent
 
 _POLL, _POLL_AFAR = 0.5, 2.0  # seconds between two looks at the store; at one that is not here
+_LATE = 900.0  # seconds past its deadline after which a job is given up: a last upload takes time
 _STORE_PATIENCE = 600.0  # seconds that the store may be away: training goes on without it
 
 
@@ -92,7 +93,8 @@ def train(
     try:
         machine.start(store, job.run_id)
         try:
-            result = _Follower(job.run_id, store, machine, clock, patience, report, say).follow()
+            follower = _Follower(job, store, machine, clock, patience, report, say)
+            result = follower.follow()
         except BaseException:
             if machine.state() != "gone":
                 say("stopping; the job may store a checkpoint first")
@@ -112,7 +114,7 @@ class _Follower:
 
     def __init__(
         self,
-        run_id: str,
+        job: JobSpec,
         store: Store,
         machine: Machine,
         clock: Clock,
@@ -120,7 +122,9 @@ class _Follower:
         report: Progress,
         say: Callable[[str], None],
     ) -> None:
-        self._run_id = run_id
+        self._run_id = job.run_id
+        # The agent ends the job in time; this is for one that does not.
+        self._give_up = time.monotonic() + job.deadline_seconds + _LATE
         self._store = store
         self._machine = machine
         self._clock = clock
@@ -128,7 +132,7 @@ class _Follower:
         self._report = report
         self._say = say
         self._pause = _POLL_AFAR if store.local_path("") is None else _POLL
-        self._log = LogReader(store, run_id)
+        self._log = LogReader(store, job.run_id)
         self._beat: Heartbeat | None = None
         self._heard = clock.monotonic()  # when the beat last changed, by this computer's clock
 
@@ -154,7 +158,8 @@ class _Follower:
                     f"The agent of run {self._run_id} ended without a result "
                     f"({self._machine.last_words()}); start the run again.",
                 )
-            self._must_beat()
+            if unsent := self._must_go_on():
+                return unsent
             time.sleep(self._pause)
 
     def _look(self) -> Result | None:
@@ -170,15 +175,29 @@ class _Follower:
             self._say(line)
         return result
 
-    def _must_beat(self) -> None:
-        """Whose clock is right does not matter: only whether the beat changes."""
+    def _must_go_on(self) -> Result | None:
+        """Raise Failure for a job that is silent or late, unless its agent says how it ended.
+
+        Whose clock is right does not matter: only whether the beat changes.
+        """
         silence = self._clock.monotonic() - self._heard
-        if silence > (self._patience.stall if self._beat else self._patience.heartbeat):
+        late = time.monotonic() > self._give_up
+        if not late and silence <= (
+            self._patience.stall if self._beat else self._patience.heartbeat
+        ):
+            return None
+        if unsent := self._machine.unsent_result():
+            return unsent
+        where, said = self._machine.where, self._machine.last_words()
+        if late:
             raise Failure(
-                Cause.STALLED,
-                f"Nothing was heard from {self._machine.where} for {silence / 60:.0f} minutes "
-                f"({self._machine.last_words()}); start the run again.",
+                Cause.DEADLINE, f"The job on {where} did not end at its time limit ({said})."
             )
+        raise Failure(
+            Cause.STALLED,
+            f"Nothing was heard from {where} for {silence / 60:.0f} minutes ({said}); start the "
+            "run again.",
+        )
 
 
 def _in_words(progress: dict[str, Any]) -> str:

@@ -224,3 +224,11 @@ def test_an_agent_without_a_store_says_why(
     agent = start("--store", "ftp://nowhere")
     assert agent.wait(PATIENCE) == 1
     assert "not a store" in (tmp_path / "agent.log").read_text()
+
+
+def test_the_time_limit_counts_from_the_agents_start(store: Store, tmp_path: Path) -> None:
+    """What a slow download takes is not given again to the job."""
+    put_spec(store, "print('began')", deadline=0)
+    result = run_agent(store, tmp_path / "job")
+    assert result.cause is Cause.DEADLINE
+    assert not log_of(store)

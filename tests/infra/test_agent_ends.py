@@ -51,7 +51,7 @@ def test_an_earlier_attempts_failure_is_forgotten(store: Store, tmp_path: Path) 
 
 
 def test_the_deadline_stops_the_job(store: Store, tmp_path: Path) -> None:
-    put_spec(store, "import time; time.sleep(600)", deadline=0)
+    put_spec(store, "import time; time.sleep(600)", deadline=2)
     result = run_agent(store, tmp_path / "job")
     assert (result.cause, result.exit_code) == (Cause.DEADLINE, -signal.SIGTERM)
     assert "time limit" in result.message

@@ -2,6 +2,7 @@
 
 import random
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,15 @@ from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.linode import Linode
 from infra.ownership import label, tags
-from infra.provider import FirewallOrder, InstanceOrder, KeyOrder, ScriptOrder, Thing, VolumeOrder
+from infra.provider import (
+    FirewallOrder,
+    InstanceOrder,
+    KeyOrder,
+    Kind,
+    ScriptOrder,
+    Thing,
+    VolumeOrder,
+)
 from infra.reaper import FRESH, REPORT, ReaperReport, must_be_watched, reap
 from infra.rental import Rental
 from infra.simulator import Simulator
@@ -158,6 +167,53 @@ def test_what_it_cannot_see_keeps_it_from_nothing_else(
     simulator.faults.add("expired_token")
     with pytest.raises(Failure, match="token"):
         reap(provider, store, clock, delete=True)
+
+
+def test_a_price_that_is_not_answered_keeps_nothing_alive(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    _rent_everything(rental)
+    _pass(clock, _LEASE)
+    simulator.faults.add("server_error", method="GET", path="/linode/types*")
+    for _ in range(5):
+        report = reap(provider, store, clock, delete=True)
+    assert not report.unseen
+    assert not simulator.left()
+
+
+def test_a_damaged_note_hides_no_other_runs_things(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    other = Rental(provider, store, "261121-0ther", clock=clock, say=lambda line: None)
+    until = clock.now() + _LEASE
+    for one in (rental, other):
+        order = KeyOrder(label(one.run_id, "k"), "photos", "https://us-ord-1.linodeobjects.com")
+        one.create(order, until=until)
+    store.put(f"runs/{RUN}/intents/key-{label(RUN, 'k')}.json", b"{")
+    _pass(clock, _LEASE)
+    reap(provider, store, clock, delete=True)
+    assert [thing.label for thing in simulator.left()] == [label(RUN, "k")]
+
+
+def test_a_token_that_may_only_look_is_no_watcher(
+    store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    kinds = (
+        "linodes",
+        "volumes",
+        "firewall",
+        "stackscripts",
+        "object_storage",
+        "account",
+        "events",
+    )
+    tokens = {"reader": " ".join(f"{kind}:read_only" for kind in kinds)}
+    with Simulator(tmp_path / "other", machines=False, tokens=tokens) as other:
+        reader = Linode("reader", other.url, clock=clock)
+        report = reap(reader, store, clock, delete=True)
+    assert "linodes:read_write" in report.unseen[Kind.INSTANCE]
+    with pytest.raises(Failure, match="cannot see machines"):
+        must_be_watched(store, clock.now())
 
 
 def test_renting_wants_a_fresh_look_that_may_delete(

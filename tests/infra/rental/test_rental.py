@@ -107,6 +107,44 @@ def test_a_late_answer_that_no_listing_shows_yet_is_not_created_twice(
     rental.tear_down()
 
 
+def test_a_refusal_after_an_unclear_answer_leaves_the_intent_open(
+    rental: Rental, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one may still show, long after: tear-down and reaper have to know of it."""
+    order = _order(rental)
+    create = rental.provider.create
+    answers = [Unclear("no answer"), NoCapacity("none is free")]
+
+    def answer(_order: InstanceOrder) -> Thing:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(rental.provider, "create", answer)
+    with pytest.raises(NoCapacity):
+        rental.create(order, price=_PRICE, until=rental.clock.now() + timedelta(hours=5))
+    create(order)  # what was asked for first is done only now
+    receipt = rental.tear_down()
+    assert not simulator.left()
+    assert receipt.dollars == pytest.approx(_PRICE)
+
+
+def test_a_deletion_that_fails_in_an_unforeseen_way_keeps_no_other_alive(
+    rental: Rental, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = _create(rental)
+    delete = rental.provider.delete
+
+    def strange(kind: Kind, id: int) -> None:
+        if kind is Kind.INSTANCE:
+            raise OverflowError
+        delete(kind, id)
+
+    monkeypatch.setattr(rental.provider, "delete", strange)
+    with pytest.raises(Failure, match="OverflowError") as caught:
+        rental.tear_down()
+    assert caught.value.cause is Cause.LEAKED
+    assert [thing.label for thing in simulator.left()] == [machine.label]
+
+
 def test_a_refused_create_leaves_no_open_intent(rental: Rental, simulator: Simulator) -> None:
     order = _order(rental)
     simulator.faults.add("no_capacity")

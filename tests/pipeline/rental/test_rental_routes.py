@@ -12,6 +12,7 @@ from infra.provider import Kind
 from infra.receipt import Receipt, read_receipt
 from infra.simulator.machine import MachineFault
 from infra.stores import Store
+from pipeline.rehearsal import watched
 from pipeline.sample_archive import SAMPLE_CLASSES
 from rentals import Account, voc_train
 from servers.prefect import PrefectServer
@@ -28,7 +29,7 @@ def _run(
     done = voc_train(
         [
             *("run", "linode", "--archive", str(archive), "--classes", classes),
-            *(*_TINY, "--yes", "--no-reaper", *more),
+            *(*_TINY, "--yes", *more),
         ],
         {"PREFECT_API_URL": prefect.api},
         code=code,
@@ -43,7 +44,8 @@ def _kinds(receipt: Receipt) -> list[str]:
 def test_a_volume_carries_everything_from_machine_to_machine(
     account: Account, store: Store, archive: Path, prefect: PrefectServer
 ) -> None:
-    made, said = _run(archive, prefect, "--route", "volume", "--region", _REGION)
+    route = ("--route", "volume", "--region", _REGION)
+    made, said = _run(archive, prefect, *route, "--no-reaper")
     receipt = read_receipt(store, made["run_id"])
     assert receipt
     assert Path(made["checkpoint"]).exists()
@@ -71,7 +73,8 @@ def test_a_run_that_fails_keeps_its_volume_for_a_day(
     account: Account, store: Store, archive: Path, prefect: PrefectServer, leaks: set[str]
 ) -> None:
     account.ills = (MachineFault.DRIVER,)
-    failed, _ = _run(archive, prefect, "--route", "volume", "--region", _REGION, code=1)
+    with watched(store, account.clock):
+        failed, _ = _run(archive, prefect, "--route", "volume", "--region", _REGION, code=1)
     assert failed["cause"] == Cause.SETUP_FAILED
     receipt = read_receipt(store, failed["run_id"])
     assert receipt
@@ -92,7 +95,7 @@ def test_a_run_that_fails_keeps_its_volume_for_a_day(
 def test_a_machine_is_rented_to_prepare_and_gone_before_the_gpu(
     account: Account, store: Store, archive: Path, prefect: PrefectServer
 ) -> None:
-    made, _ = _run(archive, prefect, "--prepare-on", "linode")
+    made, _ = _run(archive, prefect, "--prepare-on", "linode", "--no-reaper")
     receipt = read_receipt(store, made["run_id"])
     assert receipt
     machines = {line.plan: line for line in receipt.lines if line.kind is Kind.INSTANCE}

@@ -16,6 +16,7 @@ from infra.linode import Linode
 from infra.reaper import reap
 from infra.receipt import Receipt, read_receipt
 from infra.stores import Store
+from pipeline.rehearsal import watched
 from pipeline.sample_archive import SAMPLE_CLASSES
 from rentals import TINY, Account, Renter, voc_train
 from servers.prefect import PrefectServer
@@ -66,9 +67,10 @@ def paid_as_billed(receipt: Receipt, account: Account) -> None:
 def test_a_machine_that_is_kept_lets_its_renter_in_until_the_reaper_comes(
     account: Account, store: Store, renter: Renter
 ) -> None:
-    renter = Renter(store, keep=True)
+    renter = Renter(store, keep=True, reaper=True)
     renter.run.folder.mkdir(parents=True)
-    renter.rent()
+    with watched(store, account.clock):
+        renter.rent()
     assert {thing.kind for thing in account.left()} >= {"instance", "firewall"}
     assert renter.phases[-1] == "kept"
     (said,) = [line for line in renter.listener.lines if line.startswith("kept until")]
