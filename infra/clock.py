@@ -4,11 +4,14 @@ Lease, bill and simulator count in the same time, so that an hour's rent can be 
 minute. Processes always run in real time.
 """
 
+import math
 import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
+
+from infra.failure import Cause, Failure
 
 _NAME = (
     "VOC_TRAIN_CLOCK"  # in the environment: <start>@<speed>, as `python -m infra.simulator` says
@@ -30,8 +33,19 @@ class Clock:
     @classmethod
     def from_environment(cls) -> Self:
         """Real time, unless this process takes part in a rehearsal that runs elsewhere."""
-        start, _, speed = os.environ.get(_NAME, "").partition("@")
-        return cls(float(speed), float(start)) if speed else cls()
+        said = os.environ.get(_NAME)
+        if not said:
+            return cls()
+        start, _, speed = said.partition("@")
+        try:
+            clock = cls(float(speed), float(start))
+        except ValueError:
+            clock = cls(math.nan)
+        if not (0 < clock.speed < 1e6 and math.isfinite(clock.start)):
+            raise Failure(
+                Cause.BAD_INPUT, f"{_NAME} is {said!r}; it is set by a simulator, else unset it."
+            )
+        return clock
 
     def environment(self) -> dict[str, str]:
         """What another process must have in its environment to live in the same time."""

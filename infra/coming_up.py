@@ -115,7 +115,7 @@ class ComingUp:
         try:
             ended = json.loads(result)
             code = int(ended["code"])
-        except (ValueError, TypeError, KeyError):
+        except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError):
             raise Failure(Cause.SETUP_FAILED, "The set-up left no readable result.") from None
         if code:
             tail = connection.run(f"tail -n 20 {_LOG} 2>/dev/null").strip()
@@ -128,8 +128,14 @@ class ComingUp:
 
     def _must_suit(self, connection: Connection) -> None:
         """Rather now than after an upload: the clock, and room for the data."""
-        said = connection.run("date +%s; df -B1 --output=avail / | tail -n 1").split()
-        skew = abs(int(said[0]) - time.time())  # processes live in real time
+        said = connection.run("date +%s; df -B1 --output=avail / | tail -n 1")
+        try:
+            clock, free = (int(word) for word in said.split())
+        except ValueError:
+            raise Failure(
+                Cause.SETUP_FAILED, "The machine does not say what time it is and what disk it has."
+            ) from None
+        skew = abs(clock - time.time())  # processes live in real time
         if skew > _SKEW:
             raise Failure(
                 Cause.SETUP_FAILED,
@@ -137,10 +143,10 @@ class ComingUp:
                 "object storage refuses such requests; set this computer's clock (NTP), or try "
                 "another machine.",
             )
-        if int(said[1]) < self.disk_bytes:
+        if free < self.disk_bytes:
             raise Failure(
                 Cause.BAD_INPUT,
-                f"The disk of {self.offer.plan} has {int(said[1]) / 1e9:.1f} GB free, and the job "
+                f"The disk of {self.offer.plan} has {free / 1e9:.1f} GB free, and the job "
                 f"needs {self.disk_bytes / 1e9:.1f} GB; name a larger --plan, or a smaller "
                 "--max-side.",
             )

@@ -10,16 +10,16 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
 from infra.buckets import probe
 from infra.clock import Clock
 from infra.failure import Cause, Failure
+from infra.linode.api import is_here
 from infra.provider import Kind, Offer, Provider
 from infra.reaper import must_be_watched
 from infra.ssh.keys import KeyPair
@@ -74,7 +74,7 @@ def examine(
     simulator's on a loopback address; api_ca: a PEM file. settings: the account's. ssh_from: the
     networks that may reach a machine, as CIDR. ask_wandb: whether W&B itself may be asked.
     """
-    here = _is_here(api_url)
+    here = is_here(api_url)
     checks: dict[str, Callable[[], _Seen]] = {
         "token": lambda: _token(provider),
         "account": lambda: _account(settings),
@@ -273,18 +273,10 @@ def _ask(who: str, method: str, url: str, *, ca: str | None = None, **more: Any)
     """One request; any answer will do. Raises Failure where there is none."""
     try:
         trust = ssl.create_default_context(cafile=ca)
-        with httpx.Client(verify=trust, timeout=_SECONDS, trust_env=not _is_here(url)) as client:
+        with httpx.Client(verify=trust, timeout=_SECONDS, trust_env=not is_here(url)) as client:
             return client.request(method, url, **more)
     except (httpx.TransportError, httpx.InvalidURL, OSError) as error:
         reason = type(error).__name__
         raise Failure(
             Cause.PROVIDER, f"{who} does not answer ({reason}): check the network."
         ) from None
-
-
-def _is_here(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

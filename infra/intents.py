@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra.lease import billed_hours
 from infra.protocol import run_key
@@ -32,7 +32,7 @@ class Intent(BaseModel):
     until: datetime
     region: str = ""
     plan: str = ""
-    dollars_per_hour: float = 0.0
+    dollars_per_hour: float = Field(0.0, ge=0, allow_inf_nan=False)
     before: tuple[int, ...] = ()
 
 

@@ -70,9 +70,12 @@ def reap(
     clock: Clock,
     *,
     delete: bool,
+    run_id: str | None = None,
     say: Callable[[str], None] = print,
 ) -> ReaperReport:
     """Look at everything of ours; with `delete`, ask for what is past its lease to be gone.
+
+    With `run_id`, only at what is that run's, and its lease is over now: nobody needs it any more.
 
     One look deletes, a later one may have to say so again: what lingers is reported, not waited
     for. Raises Failure when provider or store cannot be asked at all.
@@ -87,7 +90,9 @@ def reap(
             unseen[Kind.INSTANCE] = str(failure)
     for kind in DELETION_ORDER:
         try:
-            found += [_judge(provider, *one, now) for one in _ours(provider, store, kind)]
+            for thing, owner, until in _ours(provider, store, kind):
+                if run_id in (None, owner):
+                    found.append(_judge(provider, thing, owner, now if run_id else until, now))
         except Failure as failure:  # a token without one scope must not keep machines alive
             unseen[kind] = str(failure)
             last = failure
@@ -96,7 +101,8 @@ def reap(
     if delete:
         found = [_delete(provider, one, say) if one.state == "expired" else one for one in found]
     report = ReaperReport(time=now, deletes=delete, found=tuple(found), unseen=unseen)
-    store.write(REPORT, report)
+    if run_id is None:  # a look at one run is no watch over all
+        store.write(REPORT, report)
     return report
 
 
@@ -154,7 +160,7 @@ def _judge(provider: Provider, thing: Thing, run_id: str, until: datetime, now: 
         run_id=run_id,
         until=until,
         dollars_per_hour=_price(provider, thing),
-        state="expired" if until < now else "live",
+        state="expired" if until <= now else "live",
     )
 
 
@@ -188,6 +194,8 @@ def must_be_watched(store: Store, now: datetime) -> None:
             f"{report.unseen[Kind.INSTANCE]} Mend that, or --no-reaper rents all the same.",
         )
     last = f"the last look was at {report.time:%Y-%m-%d %H:%M} UTC" if report else "none ever did"
+    if report and not report.deletes:
+        last += ", without --delete"
     raise Failure(
         Cause.BAD_INPUT,
         "No reaper that deletes has looked within 15 minutes, so nobody would end a machine if "

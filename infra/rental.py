@@ -14,7 +14,7 @@ from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.intents import Entry, Intent, Intents
 from infra.lease import Patience
-from infra.ownership import TAGGED, claim, label
+from infra.ownership import TAGGED, claim, label, run_of
 from infra.provider import (
     DELETION_ORDER,
     BucketKey,
@@ -219,6 +219,7 @@ class Rental:
         self._tell(f"deleting {intent.kind} {intent.label}")
         while True:
             try:
+                self._must_be_ours(entry, number)
                 self.provider.delete(intent.kind, number)
                 if self._is_gone(intent, number):
                     self._note_end(intent, "no listing shows it")
@@ -230,6 +231,21 @@ class Rental:
             if self.clock.now() > give_up:
                 raise why
             self.clock.sleep(_LOOK)
+
+    def _must_be_ours(self, entry: Entry, number: int) -> None:
+        """Notes in the store may be forged: what is deleted has to show itself that it is ours."""
+        there = self.provider.get(entry.intent.kind, number)
+        if there is None:
+            return
+        match there.kind:
+            case Kind.KEY:  # says nothing of its creation, but has our label or is not ours
+                same = entry.named(there) and run_of(there.label) == self.run_id
+            case Kind.SCRIPT:
+                same = entry.named(there)
+            case _:
+                same = self._is_of(there, entry.intent)
+        if not same or there.label != entry.intent.label:
+            raise Refused(f"{there.kind} {number} is not this run's, whatever the store says.")
 
     def _tell(self, line: str) -> None:
         with contextlib.suppress(Exception):  # whoever listens must keep nothing alive
@@ -255,6 +271,6 @@ def leaked(end: Receipt, why: str) -> Failure:
     )
     return Failure(
         Cause.LEAKED,
-        f"Could not be shown gone: {rest}. {why} Run `voc-train reap --delete`, or delete it at "
-        "cloud.linode.com, and look there that it is gone.",
+        f"Could not be shown gone: {rest}. {why} Run `voc-train reap --delete --run "
+        f"{end.run_id}`, or delete it at cloud.linode.com, and look there that it is gone.",
     )

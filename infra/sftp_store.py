@@ -14,7 +14,7 @@ from infra.failure import Cause, Failure
 from infra.ssh import CommandFailed, Connection, Lost
 from infra.ssh.line import Line
 from infra.ssh.login import NotYet
-from infra.stores import Entry, Store, _explained
+from infra.stores import Entry, Store, explained
 
 # Files on their way: ours, and those of an agent on the machine, whose store is the same folder.
 _UNFINISHED = re.compile(r"^\.part-|#\d+$")
@@ -43,7 +43,7 @@ class SFTPStore(Store):
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object, whole or not at all."""
-        with _explained(self.url, key), self._connected() as connection:
+        with explained(self.url, key), self._connected() as connection:
             connection.put(data, self._path(key), 0o644)
 
     def put_file(self, key: str, path: Path, *, move: bool = False) -> None:
@@ -52,14 +52,14 @@ class SFTPStore(Store):
         A `path` that is not there raises FileNotFoundError.
         """
         path.stat()
-        with _explained(self.url, key), self._connected() as connection:
+        with explained(self.url, key), self._connected() as connection:
             connection.put(path, self._path(key), 0o644, timeout=_patience(path.stat().st_size))
         if move:
             path.unlink()
 
     def get(self, key: str) -> bytes | None:
         """Read one object, or None when there is none."""
-        with _explained(self.url, key), self._connected() as connection:
+        with explained(self.url, key), self._connected() as connection:
             return connection.get(self._path(key))
 
     def _download(self, key: str, path: Path) -> None:
@@ -68,7 +68,7 @@ class SFTPStore(Store):
 
     def size(self, key: str) -> int | None:
         """Size of one object in bytes, or None when there is none."""
-        with _explained(self.url, key), self._connected() as connection, connection.sftp() as sftp:
+        with explained(self.url, key), self._connected() as connection, connection.sftp() as sftp:
             try:
                 return sftp.stat(self._path(key)).st_size
             except FileNotFoundError:
@@ -86,7 +86,7 @@ class SFTPStore(Store):
 
     def delete(self, key: str) -> None:
         """Delete one object; absent already is a success."""
-        with _explained(self.url, key), self._connected() as connection, connection.sftp() as sftp:
+        with explained(self.url, key), self._connected() as connection, connection.sftp() as sftp:
             try:
                 sftp.remove(self._path(key))
             except FileNotFoundError:
@@ -102,7 +102,7 @@ class SFTPStore(Store):
 
     def _names(self, folder: str) -> Iterator[tuple[str, int | None]]:
         """Names in a folder with their sizes, None for a folder; nothing for no folder."""
-        with _explained(self.url, folder), self._connected() as connection:
+        with explained(self.url, folder), self._connected() as connection:
             try:
                 with connection.sftp() as sftp:
                     found = sftp.listdir_attr(self._path(folder))

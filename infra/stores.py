@@ -104,7 +104,7 @@ class Store:
                     f"There is no key for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
                     "(and AWS_ENDPOINT_URL, unless it is Amazon's) in the environment.",
                 )
-            with _explained(url, ""):
+            with explained(url, ""):
                 prefix = parts.path.strip("/") or None
                 return cls(url.rstrip("/"), S3Store(parts.netloc, prefix=prefix, **s3_options()))
         raise _no_store(f"{url!r} is not a store")
@@ -122,7 +122,7 @@ class Store:
 
     def put(self, key: str, data: bytes) -> None:
         """Write one object, whole or not at all."""
-        with _explained(self.url, key):
+        with explained(self.url, key):
             obstore.put(self._objects(write=True), key, data)
 
     def put_file(self, key: str, path: Path, *, move: bool = False) -> None:
@@ -130,7 +130,7 @@ class Store:
 
         A `path` that is not there raises FileNotFoundError.
         """
-        with path.open("rb") as file, _explained(self.url, key):
+        with path.open("rb") as file, explained(self.url, key):
             if move and self._folder is not None:
                 target = self._folder / key
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Store:
 
     def get(self, key: str) -> bytes | None:
         """Read one object, or None when there is none."""
-        with _explained(self.url, key):
+        with explained(self.url, key):
             try:
                 return bytes(obstore.get(self._objects(), key).bytes())
             except FileNotFoundError as error:
@@ -176,7 +176,7 @@ class Store:
         With `link`, a store that is a folder gives a symbolic link to the object, no copy. Raises
         Failure(STORE) when there is no such object, Failure(CORRUPT) when it has another sha256.
         """
-        with _explained(self.url, key):
+        with explained(self.url, key):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # A folder of our own, since others may bring the same object at the same time.
@@ -222,7 +222,7 @@ class Store:
 
     def size(self, key: str) -> int | None:
         """Size of one object in bytes, or None when there is none."""
-        with _explained(self.url, key):
+        with explained(self.url, key):
             try:
                 return int(obstore.head(self._objects(), key)["size"])
             except FileNotFoundError:
@@ -230,7 +230,7 @@ class Store:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """All objects whose key starts with the folder `prefix`, in order of their keys."""
-        with _explained(self.url, prefix):
+        with explained(self.url, prefix):
             entries = [
                 Entry(meta["path"], meta["size"])
                 for batch in obstore.list(self._objects(), prefix.rstrip("/") or None)
@@ -240,7 +240,7 @@ class Store:
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names directly under the folder `prefix`, one request however much lies below them."""
-        with _explained(self.url, prefix):
+        with explained(self.url, prefix):
             objects = self._objects()
             found = obstore.list_with_delimiter(objects, prefix.rstrip("/"))["common_prefixes"]
             if self._folder is not None:  # where those of deleted objects stay, empty
@@ -249,7 +249,7 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Delete one object; absent already is a success."""
-        with _explained(self.url, key):
+        with explained(self.url, key):
             try:
                 obstore.delete(self._objects(), key)
             except FileNotFoundError:
@@ -267,7 +267,7 @@ def _no_store(what: str) -> Failure:
 
 
 @contextmanager
-def _explained(url: str, key: str) -> Iterator[None]:
+def explained(url: str, key: str) -> Iterator[None]:
     """Turn what the libraries raise into one sentence with a cure."""
     try:
         yield

@@ -16,6 +16,13 @@ from rich.text import Text
 _PLAIN_EVERY = 10.0  # seconds between two plain progress lines
 
 
+def harmless(words: str) -> str:
+    """Words of others, such as a machine's log, without what would steer the terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in words
+    )
+
+
 def _clock(seconds: float) -> str:
     """Minutes and seconds."""
     return "{}:{:02d}".format(*divmod(int(seconds), 60))
@@ -128,4 +135,4 @@ class Terminal:
 
     def _dimly(self, line: str) -> None:
         # As the style of `print` it would dim the bars, too, until they are drawn again.
-        self._console.print(Text(line, style="dim"))
+        self._console.print(Text(harmless(line), style="dim"))

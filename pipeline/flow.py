@@ -166,6 +166,7 @@ def prepare_elsewhere(run: Run) -> tuple[Manifest, dict[str, str]]:
     """The first three stages on a machine rented for them, straight into the store."""
     with run.stage("extract") as stage:
         archives = archives_in_store(run.parameters, run.store, run.spool, report=stage.report)
+        stage.summary = f"{len(archives)} archive(s) where the other machine reads them"
     with preparing_place(run) as place:
         return _prepare(run, place, archives)
 
@@ -175,6 +176,7 @@ def prepare_on_volume(run: Run, route: VolumeRoute) -> tuple[Manifest, dict[str,
     """The first three stages on the machine that has the Volume."""
     with run.stage("extract") as stage:
         archives = route.archives(stage)
+        stage.summary = f"{len(archives)} archive(s) where the other machine reads them"
     return _prepare(run, route.preparer(), archives)
 
 

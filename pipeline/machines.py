@@ -5,14 +5,16 @@ A rented one is torn down on the way out, whatever happened inside, and proven g
 
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import assert_never
 
 from infra.machines import LocalMachine, Machine
 from infra.provider import Endpoint
 from infra.remote import RemoteMachine
-from infra.ssh import Connection
+from infra.ssh import CommandFailed, Connection
 from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
@@ -20,6 +22,9 @@ from pipeline.parameters import Parameters
 from pipeline.plan import make_plan
 from pipeline.run import Run
 from pipeline.tenancy import KEY, Workplace, secrets_for, tenancy
+
+# What the agent and the trainer import on a host that we did not set up.
+_PACKAGES = ("torch", "torchvision", "albumentations", "obstore", "pydantic", "wandb", "filelock")
 
 
 @contextmanager
@@ -69,11 +74,32 @@ def must_be_available(parameters: Parameters, store: Store) -> None:
                     f"A host that is reached by SSH cannot see {store.url}: give a bucket, "
                     "--store s3://BUCKET/PREFIX."
                 )
-            Connection(endpoint).close()
+            _must_have_packages(endpoint, parameters.ssh_python)
         case "linode":
+            must_be_here(parameters.archives)  # sooner than a machine is
             make_plan(parameters.rental, parameters.limits.train_hours, store)
         case other:
             assert_never(other)
+
+
+def must_be_here(archives: Sequence[str]) -> None:
+    """Raise InputError for an archive on this computer that is not there."""
+    for archive in archives:
+        path = archive.partition("#sha256=")[0]
+        if "://" not in path and not Path(path).is_file():
+            raise InputError(f"{path} does not exist; give the path of a tar archive.")
+
+
+def _must_have_packages(endpoint: Endpoint, python: str) -> None:
+    with Connection(endpoint) as connection:
+        try:
+            connection.run(f"{shlex.quote(python)} -c 'import {', '.join(_PACKAGES)}'", timeout=120)
+        except CommandFailed as failure:
+            why = failure.said.strip()[-200:]
+            raise InputError(
+                f"{python} on {endpoint.host} cannot run the training ({why}); name another one "
+                "with --python, or install there what the README says."
+            ) from None
 
 
 def _own_host(run: Run) -> Machine:

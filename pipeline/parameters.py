@@ -73,6 +73,10 @@ class Limits(BaseModel):
         return self.shard_mb << 20
 
 
+# "This network", and where IPv4 is written in IPv6: nobody comes from there.
+_NOWHERE = {4: ip_network("0.0.0.0/8"), 6: ip_network("::/8")}
+
+
 class RentalTerms(BaseModel):
     """What may be rented, and for how much."""
 
@@ -105,13 +109,18 @@ class RentalTerms(BaseModel):
     def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         for network in networks:
             try:
-                bits = ip_network(network).prefixlen
+                named = ip_network(network)
             except ValueError:
                 raise ValueError(
                     f"{network!r} is no network; write it like 203.0.113.7/32, without host bits"
                 ) from None
-            if bits == 0:
-                raise ValueError(f"{network} is everybody; name the network you come from")
+            # Everybody can also be named in two halves, or as IPv4 written in IPv6.
+            least = 8 if named.version == 4 else 16
+            if named.prefixlen < least or named.overlaps(_NOWHERE[named.version]):
+                raise ValueError(
+                    f"{network} is nearly everybody; name the network you come from, /{least} or "
+                    "smaller"
+                )
         return networks
 
     @model_validator(mode="after")

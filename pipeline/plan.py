@@ -20,6 +20,7 @@ from model.errors import InputError
 from pipeline.parameters import RentalTerms
 
 VOLUME_STAYS = timedelta(days=1)  # after a failure, for whoever wants to look
+_DEARER = 2.1  # times the cheapest price: what is tried where no plan is named
 _OVERHEAD_HOURS = 1  # of a rental beside training: boot, set-up, checkpoint home
 
 T = TypeVar("T")
@@ -240,6 +241,9 @@ def _affordable(plan: Plan) -> tuple[Offer, ...]:
             f"The budget (${budget:.2f}) does not pay for the first hour: the cheapest offer, "
             f"{cheapest.plan}, is ${plan.first_hour_of(cheapest):.2f}. Give more with --budget.",
         )
+    if plan.terms.plan is None:  # who named none expects about what is shown first
+        most = _DEARER * min(offer.dollars_per_hour for offer in within)
+        within = tuple(offer for offer in within if offer.dollars_per_hour <= most)
     return within
 
 

@@ -26,7 +26,7 @@ def print_plan(plan: "Plan", *, stderr: bool = False) -> None:
         table.add_row(offer.plan, offer.region, offer.title, _amount(offer.dollars_per_hour), free)
     console.print(table)
     if (more := len(plan.offers) - _OFFERS) > 0:
-        console.print(f"and {more} more", style="dim")
+        console.print(f"and {more} more; `voc-train plan --json` lists them", style="dim")
     best = plan.offers[0]
     hourly = _dollars(best.dollars_per_hour + plan.beside(best.region))
     console.print(f"\n[bold]{best.plan} in {best.region}, {hourly} an hour[/]")
@@ -55,13 +55,25 @@ def _what_it_means(plan: "Plan") -> Table:
         f"{in_words(right.until)} ({right.hours} h), were it rented now; then what is left is "
         "deleted",
     )
+    if plan.terms.keep:
+        table.add_row(
+            "[bold]keep[/]",
+            f"the machine stays until then: {_dollars(right.dollars)}, whatever training takes",
+        )
+    dearest = max(plan.offers, key=lambda offer: offer.dollars_per_hour)
+    if dearest.dollars_per_hour > offer.dollars_per_hour:
+        table.add_row(
+            "if not free",
+            f"the next of {len(plan.offers)} offers, up to {_dollars(dearest.dollars_per_hour)} an "
+            f"hour for fewer hours; --plan {offer.plan} forbids it",
+        )
     table.add_row("creates", Text("\n".join(plan.creates)))
     if not plan.terms.reaper:
         table.add_row(
             "[bold red]no reaper[/]",
             f"if this computer fails, {_dollars(hourly)} an hour go on until you run `voc-train "
-            "reap --delete`, or by hand: linode-cli linodes list --tags voc-train, then linode-cli "
-            "linodes delete ID",
+            "reap --delete --run RUN`, or by hand: linode-cli linodes list --tags voc-train, then "
+            "linode-cli linodes delete ID",
         )
     for sentence in plan.lacks:
         table.add_row("[bold red]first[/]", Text(sentence))
@@ -108,8 +120,11 @@ def print_receipt(receipt: "Receipt", *, stderr: bool = False) -> None:
 def print_reaped(report: "ReaperReport") -> None:
     """What is ours at the provider, what is past its deadline, and what its end saves."""
     console = Console(highlight=False)
+    for kind, why in report.unseen.items():
+        console.print(f"Could not look after every {kind}: {why}", style="bold red", markup=False)
     if not report.found:
-        console.print(f"{report.time:%Y-%m-%d %H:%M} UTC: nothing of ours is there.")
+        rest = " among what could be seen" if report.unseen else ""
+        console.print(f"{report.time:%Y-%m-%d %H:%M} UTC: nothing of ours is there{rest}.")
         return
     table = Table("what", "id", "label", "until (UTC)", "$/hour", "", box=None, pad_edge=False)
     for column in table.columns:
@@ -133,6 +148,12 @@ def print_reaped(report: "ReaperReport") -> None:
     if gone := [found for found in report.found if found.state == "gone"]:
         saved = sum(found.dollars_per_hour or 0 for found in gone)
         console.print(f"\n{len(gone)} deleted, which saves {_dollars(saved)} an hour.")
+    if live := [found for found in report.found if found.state == "live"]:
+        hourly = sum(found.dollars_per_hour or 0 for found in live)
+        console.print(
+            f"\n{len(live)} live, at {_dollars(hourly)} an hour, until their deadline; sooner with "
+            "`voc-train reap --delete --run RUN`."
+        )
     if report.expired:
         cure = (
             "the next look asks again"

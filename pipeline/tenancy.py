@@ -166,7 +166,9 @@ class Tenancy:
         known.write_text(f"{known_name(endpoint)} {rented.host_key}\n")
         self.rental.keep(rented.instance.label, self._firewall.label)
         self.rental.say(
-            f"kept until {deadline_in_words(rented.lease.until)}, when the reaper deletes it: "
+            f"kept until {deadline_in_words(rented.lease.until)}, which costs "
+            f"${rented.lease.dollars:.2f} in all; sooner gone by `voc-train reap --delete --run "
+            f"{self.run.run_id}`, and by itself when the reaper deletes it: "
             f"ssh -i {key} -o UserKnownHostsFile={known} -p {endpoint.port} "
             f"{endpoint.user}@{endpoint.host}"
         )

@@ -32,8 +32,8 @@ _LEAST, _SLOWEST = 120.0, 250_000  # seconds, and bytes a second, of an upload
 def volume_route(run: Run) -> Iterator["VolumeRoute"]:
     """Two machines and a Volume; all of it is gone when the block is left.
 
-    But for the Volume of a run that failed: while a reaper looks it stays a day, since what was
-    learned may be on it.
+    But for the Volume of a run that failed in training or after: while a reaper looks it stays a
+    day, since what was learned is on it.
     """
     with tenancy(run) as tenant:
         with run.stage("rent-preparer") as stage:
@@ -66,8 +66,6 @@ class VolumeRoute:
         order = VolumeOrder(name, own, self._region, plan.terms.volume_gb)
         made = rental.create(order, price=plan.volume_price, until=until)
         assert isinstance(made, Thing)
-        if plan.terms.reaper:  # which deletes it in the end
-            rental.keep(made.label)
         return made
 
     def preparer(self) -> Workplace:
@@ -93,6 +91,8 @@ class VolumeRoute:
         store, url = self._store(rented)
         machine = self._tenant.machine(rented, store_url=url)
         self._tenant.rental.reached("training", machine.where)
+        if self._tenant.plan.terms.reaper:  # which deletes it in the end
+            self._tenant.rental.keep(self.volume.label)
         place = self._tenant.trains_on(rented, machine, store)
         # The way back leads through the first machine, whose lease began earlier, and takes longer.
         left = self._tenant.prepares_on(self._preparer, machine, store).seconds

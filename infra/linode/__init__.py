@@ -79,9 +79,15 @@ class Linode(Provider):
         port = os.environ.get("VOC_TRAIN_SSH_PORT") or "22"
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise Failure(Cause.BAD_INPUT, f"VOC_TRAIN_SSH_PORT is no port: {port!r}.")
+        url = os.environ.get("LINODE_URL") or URL
+        if clock.speed != 1 and not is_here(url):
+            raise Failure(
+                Cause.BAD_INPUT,
+                "VOC_TRAIN_CLOCK is a simulator's, and the real Linode bills real hours: unset it.",
+            )
         return cls(
             find_token(),
-            os.environ.get("LINODE_URL") or URL,
+            url,
             os.environ.get("LINODE_CA") or None,
             clock,
             int(port),

@@ -5,6 +5,7 @@ heard. Its objects are not used either, for reading an attribute of theirs may b
 """
 
 import ipaddress
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from infra.failure import Cause, Failure
 from infra.linode.answers import Answer
 from infra.provider import Unclear
 
+_LOG = logging.getLogger(__name__)
 Body = Mapping[str, Any]
 
 _PATIENCE = 120.0  # seconds of the clock: no wait begins after it, and none is longer
@@ -107,7 +109,9 @@ class Api:
             try:
                 data, pages, total = body["data"], int(body["pages"]), int(body["results"])
                 well_formed = all(isinstance(item, dict) for item in data)
-            except (KeyError, TypeError, ValueError):
+                # Pages that are promised without anything on them would be asked for for ever.
+                well_formed &= bool(data) or page >= pages
+            except (ArithmeticError, KeyError, TypeError, ValueError):
                 well_formed = False
             if not well_formed:
                 raise Unclear(f"Linode was asked to {what}, but answered with no list.")
@@ -115,7 +119,7 @@ class Api:
             totals.add(total)
             page += 1
         # Something that came or went in between moves others from page to page.
-        distinct = {item.get("id", position) for position, item in enumerate(items)}
+        distinct = {str(item.get("id", position)) for position, item in enumerate(items)}
         return items if totals == {len(distinct)} and len(distinct) == len(items) else None
 
     def _ask(
@@ -135,6 +139,8 @@ class Api:
             late = self._clock.monotonic() - begun >= _PATIENCE
             if not may_repeat(answer) or late or wait > _PATIENCE:
                 return answer
+            if answer.unsent and pause == 1.0:  # nobody should wait without knowing for what
+                _LOG.warning("Linode cannot be reached; trying for two minutes")
             self._clock.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -147,7 +153,7 @@ class Api:
             answer = Answer.refusal(error)
         except requests.RequestException as error:
             answer = Answer.lost(error)
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, RecursionError):
             # linode_api4 stumbles over an error that is not in the API's own form.
             answer = Answer(trouble="its answer made no sense")
         shown = tuple(reason.replace(self._secret, "[token]") for reason in answer.reasons)
@@ -199,7 +205,8 @@ def is_here(url: str) -> bool:
 
 
 def _check_address(url: str, ca: str | None) -> None:
-    if not re.match(r"https://[^/?#@]+", url) and not (url.startswith("http://") and is_here(url)):
+    plain = re.fullmatch(r"https?://[^\s\\/?#@]+(/[^\s\\@]*)?", url)
+    if not plain or not (url.startswith("https://") or is_here(url)):
         raise Failure(Cause.BAD_INPUT, "LINODE_URL must begin with https://: a token goes there.")
     if ca is not None and not Path(ca).is_file():
         raise Failure(Cause.BAD_INPUT, f"LINODE_CA: there is no file {ca}; name a CA file in PEM.")

@@ -78,7 +78,8 @@ def _fits(item: Item, place: Item) -> bool:
 def _must_exist(word: str, name: str | None, known: Collection[str]) -> None:
     if name is not None and name not in known:
         near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.4)
-        raise Refused(f"Linode has no {word} {name}; it has {_some(near or sorted(known))}.")
+        there = f"near to it are {_some(near)}" if near else f"it has {_some(sorted(known))}"
+        raise Refused(f"Linode has no {word} {name}; {there}.")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -4,15 +4,20 @@ Exit 0: done. 1: failed. 2: wrong input. 130: interrupted. What a command has to
 standard output, everything on the way to standard error.
 """
 
+import math
 import signal
 import sys
+import time
+from types import FrameType
 from typing import NoReturn
 
 import typer
+from pydantic_core import to_json
 
 from infra.failure import Failure
 from model.errors import InputError
 from pipeline.cli import rental, runs, stored
+from pipeline.cli.options import this_run
 
 app = typer.Typer(
     help="Train a segmentation net on an archive of photos with masks.",
@@ -29,16 +34,33 @@ app.add_typer(stored.app)
 app.add_typer(rental.app)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_SUCCESSION = 1.0  # seconds
+
+
+class _Interrupts:
+    """A service manager's stop and a closed terminal are a person's Ctrl-C.
+
+    What runs is then stopped, and what is rented deleted, before we go. Signals in quick succession
+    count as one: the second must not come before that has begun.
+    """
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now > self._last + _SUCCESSION:
+            self._last = now
+            raise KeyboardInterrupt
 
 
 def main() -> NoReturn:
     """Run the command line; every expected failure is a sentence and an exit code."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    # A service manager's stop and a closed terminal are a person's Ctrl-C: what runs is stopped,
-    # and what is rented deleted, before we go.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    interrupts = _Interrupts()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupts)
     try:
         _must_be_text(arguments)
         if arguments in ([], ["run"]):
@@ -48,17 +70,31 @@ def main() -> NoReturn:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, typer.Abort):
+        _say_as_json(KeyboardInterrupt(), arguments)
         _leave("Interrupted; what was running has been stopped.", _INTERRUPTED, debug)
     except typer.TyperException as error:
         said = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         _leave(f"{said.rstrip('.')}; see --help.", 2, debug)
     except InputError as error:
+        _say_as_json(error, arguments)
         _leave(str(error), 2, debug)
     except Failure as failure:
+        _say_as_json(failure, arguments)
         _leave(str(failure), failure.exit_code, debug)
     except Exception as error:
+        _say_as_json(error, arguments)
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         _leave(f"Unexpected: {said} (--debug shows where)", 1, debug)
+
+
+def _say_as_json(error: BaseException, arguments: list[str]) -> None:
+    """Whoever asked for an object on standard output gets one for a failure, too."""
+    if "--json" in arguments:
+        from pipeline.run import explained
+
+        cause, message = explained(error)
+        failed = {"run_id": this_run.get(), "cause": cause, "message": message}
+        print(to_json(failed).decode())
 
 
 def _must_be_text(arguments: list[str]) -> None:
@@ -72,5 +108,7 @@ def _leave(message: str, code: int, debug: bool) -> NoReturn:
         import traceback
 
         traceback.print_exc()
-    print(f"voc-train: {message}", file=sys.stderr)
+    from pipeline.console import harmless
+
+    print(f"voc-train: {harmless(message)}", file=sys.stderr)
     sys.exit(code)

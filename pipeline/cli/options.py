@@ -1,6 +1,8 @@
 """What several commands take: options, and how they become parameters."""
 
 import re
+import sys
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +10,9 @@ import typer
 from infra.stores import M
 from model.errors import InputError, first_problem
 from pipeline.parameters import Parameters, expanded
+
+# The run of this process, for whoever says how it ended: an exception does not always get so far.
+this_run: ContextVar[str | None] = ContextVar("this_run", default=None)
 
 StoreUrl = Annotated[
     str, typer.Option("--store", help="file:///folder or s3://bucket/prefix", show_default=False)
@@ -61,7 +66,9 @@ Route = Annotated[str, typer.Option(help="bucket, or volume: how data reaches th
 VolumeGb = Annotated[int, typer.Option(help="Size of the Volume, for that route.")]
 PrepareOn = Annotated[str, typer.Option(help="local or linode: where the dataset is built")]
 AnyPlan = Annotated[str, typer.Option("--plan", help="Provider's name of a plan.")]
-Keep = Annotated[bool, typer.Option("--keep", help="Keep the machine until its deadline.")]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Keep the machine until its deadline, and pay for all of it.")
+]
 NoReaper = Annotated[bool, typer.Option("--no-reaper", help="Rent though no reaper looks.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -93,6 +100,20 @@ def checked(kind: type[M], **values: Any) -> M:
 def given(**values: Any) -> dict[str, Any]:
     """What was typed; what was not keeps its default elsewhere."""
     return {key: value for key, value in values.items() if value not in (None, "", {}, [])}
+
+
+def must_agree() -> None:
+    """Ask whether to rent; leave without a word of failure where the answer is no."""
+    try:
+        agreed = typer.confirm("Rent it?", err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        print(file=sys.stderr)
+        raise InputError("Nobody answers here; --yes rents without asking.") from None
+    if not agreed:
+        print("Not rented; nothing was created.", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _absolute(url: str) -> str:

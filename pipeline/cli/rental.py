@@ -25,14 +25,16 @@ from pipeline.cli.options import (
     VolumeGb,
     Yes,
     checked,
+    must_agree,
     pairs,
+    run_id,
+    this_run,
 )
 from pipeline.parameters import Limits as LimitsModel
 from pipeline.parameters import RentalTerms, default_store
 
 if TYPE_CHECKING:
     from infra.clock import Clock
-    from infra.rental import Rental
 
 app = typer.Typer()
 app.command(short_help="See what stands in the way of a rental, and how to cure it.")(doctor)
@@ -91,8 +93,9 @@ def smoke(
     from infra.lease import Patience
     from infra.rental import Rental
     from infra.smoke import smoke as prove
+    from infra.uninterrupted import uninterrupted
     from pipeline.plan import smoke_plan
-    from pipeline.rental_tables import print_plan
+    from pipeline.rental_tables import print_plan, print_receipt
     from pipeline.run import new_run_id
 
     terms = checked(RentalTerms, plan=plan, region=region, ssh_from=ssh_from, reaper=not no_reaper)
@@ -100,42 +103,38 @@ def smoke(
     made = smoke_plan(terms, where)
     print_plan(made, stderr=True)
     if not yes:
-        typer.confirm("Rent it?", abort=True, err=True)
+        must_agree()
     patience = Patience().in_time_of(made.clock)
     rental = Rental(
         made.provider, where, new_run_id(), clock=made.clock, patience=patience, say=_say
     )
+    this_run.set(rental.run_id)
     try:
-        prove(
-            rental,
-            where,
-            made.offers,
-            budget=made.terms.budget,
-            ssh_from=made.ssh_from,
-            bucket=made.bucket,
-            endpoint=made.endpoint,
-        )
+        try:
+            prove(
+                rental,
+                where,
+                made.offers,
+                budget=made.terms.budget,
+                ssh_from=made.ssh_from,
+                bucket=made.bucket,
+                endpoint=made.endpoint,
+            )
+        finally:
+            uninterrupted(rental.tear_down)
     finally:
-        _end(rental, json=json)
-
-
-def _end(rental: "Rental", *, json: bool) -> None:
-    """Delete it all and show the receipt, also of what could not be shown gone."""
-    from pipeline.rental_tables import print_receipt
-
-    try:
-        rental.tear_down()
-    finally:
-        receipt = rental.receipt()
-        if json:
-            print(receipt.model_dump_json())
-        else:
-            print_receipt(receipt)
+        print_receipt(rental.receipt(), stderr=json)
+    if json:
+        print(rental.receipt().model_dump_json())
 
 
 @app.command(short_help="Show or delete what is past its deadline.")
 def reap(
     delete: Annotated[bool, typer.Option("--delete", help="Delete, instead of showing.")] = False,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Only what is this run's, whatever its deadline."),
+    ] = None,
     every: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="Go on until Ctrl-C.", min=0.1)
     ] = None,
@@ -157,7 +156,7 @@ def reap(
         if begun and every is not None:
             clock.sleep(every * 60)
         try:
-            lingers = _look(where, clock, delete=delete, json=json)
+            lingers = _look(where, clock, delete=delete, run=run and run_id(run), json=json)
         except Exception as error:
             mistyped = not begun and isinstance(error, Failure) and error.permanent
             if every is None or mistyped:
@@ -168,18 +167,18 @@ def reap(
         raise typer.Exit(1)
 
 
-def _look(store: Store, clock: "Clock", *, delete: bool, json: bool) -> bool:
-    """One look of the reaper; returns whether something is there that should be gone."""
+def _look(store: Store, clock: "Clock", *, delete: bool, run: str | None, json: bool) -> bool:
+    """One look of the reaper; returns whether something may be there that should be gone."""
     from infra.linode import Linode
     from infra.reaper import reap as look
     from pipeline.rental_tables import print_reaped
 
-    report = look(Linode.from_environment(clock), store, clock, delete=delete, say=_say)
+    report = look(Linode.from_environment(clock), store, clock, delete=delete, run_id=run, say=_say)
     if json:
         print(report.model_dump_json(), flush=True)
     else:
         print_reaped(report)
-    return any(found.state == "lingers" for found in report.found)
+    return bool(report.unseen) or any(found.state == "lingers" for found in report.found)
 
 
 def _tell_failed(time: datetime, error: Exception, *, json: bool) -> None:
@@ -190,4 +189,6 @@ def _tell_failed(time: datetime, error: Exception, *, json: bool) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    from pipeline.console import harmless
+
+    print(harmless(line), file=sys.stderr, flush=True)

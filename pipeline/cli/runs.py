@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic_core import to_json
 
 from infra.failure import Failure
 from infra.stores import Store
@@ -34,8 +33,10 @@ from pipeline.cli.options import (
     Workers,
     Yes,
     given,
+    must_agree,
     pairs,
     parameters_of,
+    this_run,
 )
 from pipeline.parameters import Parameters
 
@@ -77,7 +78,7 @@ def run_local(
         wandb=wandb,
         limits=pairs(limit, "--limit"),
     )
-    with _shown(json=json) as terminal:
+    with _shown() as terminal:
         _run(parameters, terminal, json=json)
 
 
@@ -137,10 +138,13 @@ def run_linode(
         wandb=wandb,
         limits=pairs(limit, "--limit"),
     )
-    with _shown(json=json) as terminal:
+    from pipeline.machines import must_be_here
+
+    with _shown() as terminal:
+        must_be_here(parameters.archives)
         _show_plan(parameters)
         if not yes:
-            typer.confirm("Rent it?", abort=True, err=True)
+            must_agree()
         _run(parameters, terminal, json=json)
 
 
@@ -148,7 +152,12 @@ def run_linode(
 def run_ssh(
     host: Annotated[str, typer.Argument(metavar="USER@HOST[:PORT]")],
     archive: Archives = [],  # noqa: B006
-    python: Annotated[str, typer.Option(help="A Python there that has torch.")] = "python3",
+    python: Annotated[
+        str,
+        typer.Option(
+            help="A Python there that has torch, obstore and the like: the README says what."
+        ),
+    ] = "python3",
     recipe: Recipe = "voc-segmentnet",
     set_: Overrides = [],  # noqa: B006
     classes: Classes = None,
@@ -182,7 +191,7 @@ def run_ssh(
         wandb=wandb,
         limits=pairs(limit, "--limit"),
     )
-    with _shown(json=json) as terminal:
+    with _shown() as terminal:
         _run(parameters, terminal, json=json)
 
 
@@ -198,7 +207,9 @@ def rehearse(
     route: Route = "bucket",
     volume_gb: VolumeGb = 20,
     prepare_on: PrepareOn = "local",
-    speed: Annotated[float, typer.Option(help="Simulated seconds in a real one.")] = 60.0,
+    speed: Annotated[
+        float, typer.Option(min=1, max=3600, help="Simulated seconds in a real one.")
+    ] = 60.0,
     json: Json = False,
 ) -> None:
     """Do all that `run linode` does, against a Linode that lives on this computer.
@@ -229,7 +240,7 @@ def rehearse(
         ),
         wandb="offline",
     )
-    with _shown(json=json) as terminal, rehearsal(Store.open(parameters.store), speed):
+    with _shown() as terminal, rehearsal(Store.open(parameters.store), speed):
         _show_plan(parameters)
         _run(parameters, terminal, json=json)
 
@@ -282,21 +293,15 @@ def _show_receipt(store: Store, run_id: str) -> None:
 
 
 @contextmanager
-def _shown(*, json: bool) -> Iterator["Terminal"]:
-    """A terminal for a run; with `json`, a failure ends with an object on standard output too."""
+def _shown() -> Iterator["Terminal"]:
+    """A terminal for a run."""
     from pipeline.console import Terminal
 
     terminal = Terminal()
     try:
         yield terminal
-    except BaseException as error:
-        if json:
-            from pipeline.run import explained
-
-            cause, message = explained(error)
-            failed = {"run_id": terminal.run_id, "cause": cause, "message": message}
-            print(to_json(failed).decode())
-        raise
+    finally:
+        this_run.set(terminal.run_id)
 
 
 def _prepare_prefect() -> None:

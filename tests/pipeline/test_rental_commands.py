@@ -19,6 +19,7 @@ from infra.linode import Linode
 from infra.ownership import label, tags
 from infra.provider import VolumeOrder
 from infra.reaper import ReaperReport
+from infra.receipt import read_receipt
 from infra.simulator import Simulator
 from infra.stores import Store
 from pipeline.cli import main
@@ -223,7 +224,7 @@ def test_what_a_rental_would_lack_is_said_and_the_price_all_the_same(
         ((), ("restricted_user", {}), 2, "unrestricted"),
         ((), ("price_zero", {}), 2, "no price"),
         ((), ("price_none", {}), 2, "no price"),
-        (("--region", "us-ordd"), None, 2, "it has us-ord"),
+        (("--region", "us-ordd"), None, 2, "near to it are us-ord"),
         (("--region", "us-central"), None, 2, "us-central cannot have"),
         (("--plan", "g2-gpu-rtx4000a1"), None, 2, "g2-gpu-rtx4000a1-s"),
         (("--budget", "0.5"), None, 1, "does not pay for the first hour"),
@@ -342,7 +343,7 @@ def test_a_smoke_test_that_is_declined_creates_nothing(
 ) -> None:
     process = start("smoke", "--no-reaper")
     out, err = process.communicate("n\n", timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 1
     assert "Rent it? [y/N]" in err
     assert "no reaper" in err
     assert out.strip() == ""
@@ -377,9 +378,13 @@ def test_a_smoke_test_that_is_interrupted_leaves_nothing(
     assert process.returncode == 130, err
     assert "at most     $0.0150" in shown  # two hours
     assert simulator.left() == []
-    receipt = json.loads(out)
-    assert receipt["dollars"] == 0.0075
-    assert all(line["gone"] for line in receipt["lines"])
+    said = json.loads(out)
+    assert said["cause"] == "CANCELLED"
+    receipt = read_receipt(Store.open(str(_home_store())), said["run_id"])
+    assert receipt
+    assert receipt.dollars == 0.0075
+    assert all(line.gone for line in receipt.lines)
+    assert "0.0075" in err
 
 
 @pytest.mark.parametrize("speed", [3600])
@@ -469,3 +474,73 @@ def test_a_reaper_that_was_started_with_a_wrong_token_says_so_at_once(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "LINODE_TOKEN" in err
+
+
+def test_what_could_not_be_seen_is_said_and_no_success(
+    voc_train: VocTrain, simulator: Simulator
+) -> None:
+    simulator.faults.add("missing_scope", path="/linode/instances", scope="linodes*")
+    looked = voc_train("reap")
+    assert looked.code == 1
+    assert "Could not look after every instance" in looked.words
+    assert "among what could be seen" in looked.words
+
+
+def test_a_refusal_ends_with_an_object_too(voc_train: VocTrain, simulator: Simulator) -> None:
+    simulator.faults.add("expired_token")
+    for command in (("plan",), ("smoke", "--yes"), ("reap",)):
+        refused = voc_train(*command, "--json")
+        said = json.loads(refused.out.splitlines()[-1])
+        assert "token" in said["message"]
+        assert refused.code
+
+
+def test_nobody_to_ask_is_no_yes(
+    simulator: Simulator, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start("smoke", "--no-reaper")
+    _, said = process.communicate("", timeout=120)
+    assert (process.returncode, "--yes" in said) == (2, True), said
+    assert not simulator.left()
+
+
+def test_an_archive_that_is_not_here_is_refused_before_the_question(
+    voc_train: VocTrain, simulator: Simulator, tmp_path: Path
+) -> None:
+    for route in ("bucket", "volume"):
+        arguments = ("--archive", tmp_path / "no.tar", "--no-reaper", "--yes", "--route", route)
+        refused = voc_train("run", "linode", *arguments)
+        assert refused.code == 2
+        assert "no.tar does not exist" in refused.err
+    assert not simulator.left()
+
+
+def test_who_names_no_plan_gets_about_what_is_shown_first(
+    voc_train: VocTrain, simulator: Simulator
+) -> None:
+    offers = json.loads(voc_train("plan", "--json", "--budget", "100").out)["offers"]
+    prices = [offer["dollars_per_hour"] for offer in offers]
+    assert max(prices) <= 2.1 * min(prices)
+    named = json.loads(voc_train("plan", "--json", "--plan", "g2-gpu-rtx4000a4-s").out)["offers"]
+    assert {offer["plan"] for offer in named} == {"g2-gpu-rtx4000a4-s"}
+
+
+def test_a_simulators_time_is_no_time_at_the_real_linode(
+    voc_train: VocTrain, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LINODE_URL")
+    refused = voc_train("plan")
+    assert (refused.code, "VOC_TRAIN_CLOCK" in refused.err) == (2, True)
+    monkeypatch.setenv("VOC_TRAIN_CLOCK", "soon@fast")
+    refused = voc_train("plan")
+    assert (refused.code, "set by a simulator" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "network", ["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "::/0", "2000::/3", "::ffff:0.0.0.0/96"]
+)
+def test_nearly_everybody_is_no_network(
+    voc_train: VocTrain, simulator: Simulator, network: str
+) -> None:
+    refused = voc_train("plan", "--ssh-from", network)
+    assert (refused.code, "nearly everybody" in refused.err) == (2, True)

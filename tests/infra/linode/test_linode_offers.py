@@ -134,7 +134,7 @@ def test_no_price_is_no_offer(nothing: float | None) -> None:
 
 
 def test_what_does_not_exist_is_refused_with_what_is_like_it() -> None:
-    with pytest.raises(Refused, match="no plan gpu-smal; it has gpu-small"):
+    with pytest.raises(Refused, match="no plan gpu-smal; near to it are gpu-small"):
         offers([SMALL, CPU], [CHICAGO], plan="gpu-smal")
-    with pytest.raises(Refused, match="no region us-order; it has us-ord"):
+    with pytest.raises(Refused, match="no region us-order; near to it are us-ord"):
         offers([SMALL], [CHICAGO, MILAN], region="us-order")

@@ -82,6 +82,21 @@ def test_what_is_past_its_lease_is_shown_and_deleted(
     assert store.read(REPORT, ReaperReport) == reports[-1]
 
 
+def test_one_run_can_be_ended_before_its_time(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    other = Rental(provider, store, "261121-0ther", clock=clock, say=lambda line: None)
+    _rent_everything(rental)
+    _rent_everything(other, "261121-0ther")
+    for _ in range(6):
+        reap(provider, store, clock, delete=True, run_id=RUN)
+    assert {found.run_id for found in reap(provider, store, clock, delete=False).found} == {
+        "261121-0ther"
+    }
+    assert len(simulator.left()) == 5
+    other.tear_down()
+
+
 def test_it_reports_what_lingers(
     rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
 ) -> None:

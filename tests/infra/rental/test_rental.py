@@ -3,12 +3,13 @@
 from datetime import timedelta
 
 import pytest
+from pydantic import ValidationError
 
 from infra.clock import Clock
 from infra.failure import Cause, Failure
-from infra.intents import Intents
+from infra.intents import Intent, Intents
 from infra.linode import Linode
-from infra.ownership import label, tags
+from infra.ownership import TAGGED, label, tags
 from infra.protocol import run_key
 from infra.provider import (
     BucketKey,
@@ -143,6 +144,36 @@ def test_a_deletion_that_fails_in_an_unforeseen_way_keeps_no_other_alive(
         rental.tear_down()
     assert caught.value.cause is Cause.LEAKED
     assert [thing.label for thing in simulator.left()] == [machine.label]
+
+
+def test_a_forged_note_deletes_nothing_of_others(
+    rental: Rental, simulator: Simulator, provider: Linode, store: Store, clock: Clock
+) -> None:
+    """Whoever can write the bucket can write notes; the thing itself has to say that it is ours."""
+    until = clock.now() + timedelta(hours=1)
+    for kind in (Kind.INSTANCE, Kind.VOLUME, Kind.KEY, Kind.SCRIPT):
+        foreign = simulator.add_foreign(kind, f"production-{kind}", ["prod"] * (kind in TAGGED))
+        name = f"production-{kind}"
+        forged = Intent(kind=kind, label=name, time=clock.now(), until=until)
+        notes = Intents(store, RUN)
+        notes.intend(forged)
+        notes.created(forged, Thing(kind, foreign, label(RUN, "t"), created=until))
+    with pytest.raises(Failure, match="whatever the store says") as caught:
+        Rental(provider, store, RUN, clock=clock, say=lambda line: None).tear_down()
+    assert caught.value.cause is Cause.LEAKED
+    assert not simulator.touched
+
+
+def test_a_note_cannot_earn_money(clock: Clock) -> None:
+    for price in (-1000.0, float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            Intent(
+                kind=Kind.INSTANCE,
+                label="x",
+                time=clock.now(),
+                until=clock.now(),
+                dollars_per_hour=price,
+            )
 
 
 def test_a_refused_create_leaves_no_open_intent(rental: Rental, simulator: Simulator) -> None:
