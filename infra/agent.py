@@ -35,6 +35,7 @@ from infra.protocol import JobSpec, Result, now, run_key
 from infra.stores import Store
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
+LAST_UPLOAD = 300.0  # seconds that the agent may take afterwards, to send it
 UNSENT = "result.json"  # in the job's folder, when the store could not take it
 _FAILURE = "failure.json"  # the job's own word on why it failed: cause, message
 _AWAY = 600.0  # seconds that the last words may wait for a store that does not answer

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
-from infra.agent import GRACE, UNSENT
+from infra.agent import GRACE, LAST_UPLOAD, UNSENT
 from infra.failure import Cause, Failure
 from infra.launch import GROUP
 from infra.processes import end_group, noted_group
@@ -19,7 +19,6 @@ from infra.protocol import Result
 from infra.stores import Store
 from infra.uninterrupted import uninterrupted
 
-_LAST_UPLOAD = 300.0  # seconds that an agent may take to send the last checkpoint
 _LOOK = 0.02  # seconds between two looks at what is ending
 
 
@@ -42,8 +41,9 @@ class Machine(Protocol):
     def state(self) -> MachineState:
         """Whether the job is being worked on.
 
-        "gone" is for good: the agent has ended, or the machine is no more. "unknown" is when it
-        cannot be said just now, which is no reason to give up: ask again, and look at the store.
+        "gone" is for good: the agent has ended, or the machine is no more. Of a rented machine
+        "running" says only that it is there; whether its agent works shows in the heartbeat.
+        "unknown" is when it cannot be said just now, which is no reason to give up: ask again.
         """
 
     def stop(self) -> None:
@@ -154,7 +154,7 @@ class _Ending:
 
     def _end_agent(self) -> None:
         self._agent.terminate()
-        if not self._comes_true(lambda: self._agent.poll() is not None, GRACE + _LAST_UPLOAD):
+        if not self._comes_true(lambda: self._agent.poll() is not None, GRACE + LAST_UPLOAD):
             end_group(self._agent)
 
     def _end_job(self) -> None:

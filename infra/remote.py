@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from infra.agent import GRACE, UNSENT
+from infra.agent import GRACE, LAST_UPLOAD, UNSENT
 from infra.failure import Failure
 from infra.handover import install, launch, run_folder, start_agent
 from infra.launch import JOB, LOG
@@ -17,7 +17,6 @@ from infra.ssh.line import Line
 from infra.stores import Store
 from infra.wheel import Wheel, build_wheel
 
-_LAST_UPLOAD = 300.0  # seconds that an agent may take to send the last checkpoint
 _DEAF = 60.0  # seconds that a machine may not answer while its agent is being stopped
 _LOOK = 1.0  # seconds between two looks at what is ending
 _FRESH = 5.0  # seconds for which an answer holds
@@ -132,7 +131,7 @@ class RemoteMachine:
         """Until the agent has ended, nobody answers for long, or patience is over."""
         begun = heard = time.monotonic()
         told = False
-        while time.monotonic() < begun + GRACE + _LAST_UPLOAD:
+        while time.monotonic() < begun + GRACE + LAST_UPLOAD:
             try:
                 if not told:
                     self._launch("stop")

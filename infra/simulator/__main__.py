@@ -37,7 +37,9 @@ def main(
     speed: Annotated[float, typer.Option(help="How many of its seconds pass in a real one.")] = 1.0,
     folder: Annotated[Path | None, typer.Option(help="For machines and Volumes.")] = None,
     spec: Annotated[Path | None, typer.Option(help="Linode's OpenAPI file to check with.")] = None,
-    share: Annotated[list[Path] | None, typer.Option(help="A folder machines see, too.")] = None,
+    share: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Machines see it, too. Repeatable.")
+    ] = None,
     s3: Annotated[
         str, typer.Option(help="A Ceph RGW: its URL. Its admin's key is in AWS_ACCESS_KEY_ID.")
     ] = "",
