@@ -1,6 +1,7 @@
 """What every test may count on: its own home, no account, real photos and servers on demand."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
     A library such as Prefect reads its settings when it is imported; and what is slow to make
     anew (Prefect's database, matplotlib's list of fonts) is here for all tests.
     """
+    # Where a shell started the tests in the background, Ctrl-C is ignored, and would be by all
+    # that they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.TemporaryDirectory(prefix="voc-train-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(home.cleanup)
     patch = pytest.MonkeyPatch()

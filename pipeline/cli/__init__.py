@@ -60,7 +60,8 @@ def main() -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     interrupts = _Interrupts()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupts)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # which is nohup's wish
+            signal.signal(number, interrupts)
     try:
         _must_be_text(arguments)
         if arguments in ([], ["run"]):

@@ -1,6 +1,8 @@
 """Signals that end a run, and words that must not steer a terminal."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -31,3 +33,23 @@ def test_a_machines_words_cannot_repaint_the_screen() -> None:
     assert "epoch 1\tloss 0.5\n" in shown
     assert "é" in shown
     assert not set(shown) & set("\x1b\x07\r\x9b")
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    """Whoever starts a run with nohup wants it to outlive the terminal."""
+    program = (
+        "import signal, sys\n"
+        "sys.argv[1:] = ['recipes']\n"
+        "from pipeline.cli import main\n"
+        "try: main()\n"
+        "finally: print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)\n"
+    )
+    for prelude, ignored in (("", "False"), ("trap '' HUP; ", "True")):
+        done = subprocess.run(
+            ["bash", "-c", f'{prelude}exec "$0" -c "$1"', sys.executable, program],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        assert done.stdout.splitlines()[-1] == ignored

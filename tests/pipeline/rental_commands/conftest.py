@@ -1,0 +1,77 @@
+"""A simulated account without machines, and the command line as it is typed against it."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import COMMAND, Said, VocTrain
+from infra.clock import Clock
+from infra.simulator import Simulator
+from pipeline.cli import main
+
+
+@pytest.fixture
+def requests() -> list[str]:
+    """Every request to the simulated account."""
+    return []
+
+
+@pytest.fixture
+def speed() -> float:
+    """Simulated seconds in a real one."""
+    return 60
+
+
+@pytest.fixture
+def simulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[str], speed: float
+) -> Iterator[Simulator]:
+    clock, folder = Clock.fast(speed), tmp_path / "simulator"
+    with Simulator(folder, clock=clock, machines=False, tell=requests.append) as simulator:
+        for name, value in simulator.environment().items():
+            monkeypatch.setenv(name, value)
+        yield simulator
+
+
+@pytest.fixture
+def voc_train(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[VocTrain]:
+    """The command line, in this process."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def voc_train(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["voc-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return Said(int(left.value.code or 0), *capfd.readouterr())
+
+    yield voc_train
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The installed command, as a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [COMMAND, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,110 @@
+"""`voc-train reap` as it is typed, once and again and again, against a simulated account."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import RUN, VocTrain
+from infra.linode import Linode
+from infra.ownership import label, tags
+from infra.provider import VolumeOrder
+from infra.reaper import ReaperReport
+from infra.simulator import Simulator
+from infra.stores import Store
+
+
+def _volume(simulator: Simulator, *, hours: float) -> None:
+    """Rent something whose lease ends in so many hours."""
+    until = simulator.clock.now() + timedelta(hours=hours)
+    provider = Linode(simulator.token, simulator.url, clock=simulator.clock)
+    provider.create(VolumeOrder(label(RUN, "v"), tags(RUN, until), "us-ord", 100))
+
+
+def test_a_reaper_shows_what_would_be_saved_and_then_deletes_it(
+    voc_train: VocTrain, simulator: Simulator
+) -> None:
+    assert "nothing of ours is there" in voc_train("reap").out
+    _volume(simulator, hours=-1)
+
+    shown = voc_train("reap")
+    assert shown.code == 0
+    assert "1 past their deadline, at $0.0150 an hour" in shown.words
+    assert len(simulator.left()) == 1
+
+    deleted = voc_train("reap", "--delete", "--json")
+    report = ReaperReport.model_validate_json(deleted.out)
+    assert report.deletes
+    assert [found.label for found in report.found] == [label(RUN, "v")]
+    voc_train("reap", "--delete")
+    assert simulator.left() == []
+
+
+def test_a_reaper_works_from_another_computer_with_a_token_and_a_store(
+    voc_train: VocTrain,
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _volume(simulator, hours=5)
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    monkeypatch.delenv("VOC_TRAIN_HOME")
+    said = voc_train("reap", "--delete", "--store", tmp_path / "shared")
+    assert said.code == 0
+    assert "live" in said.out
+    assert Store.open(str(tmp_path / "shared")).read("reaper.json", ReaperReport)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_reaper_that_stays_survives_a_look_that_fails(
+    simulator: Simulator, start: Callable[..., subprocess.Popen[str]], how: signal.Signals
+) -> None:
+    process = start("reap", "--every", "0.1", "--delete", "--json")
+    assert process.stdout
+
+    def until(wanted: str) -> dict[str, Any]:
+        assert process.stdout
+        for line in process.stdout:
+            look: dict[str, Any] = json.loads(line)
+            if wanted in look:
+                return look
+        raise AssertionError(process.communicate()[1])
+
+    until("found")
+    fault = simulator.faults.add("expired_token")
+    assert "LINODE_TOKEN" in until("error")["error"]
+    simulator.faults.remove(fault)
+    until("found")
+
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "this look failed: " in err
+
+
+def test_a_reaper_that_was_started_with_a_wrong_token_says_so_at_once(
+    simulator: Simulator,
+    start: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LINODE_TOKEN", "wrong")
+    process = start("reap", "--every", "5")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "LINODE_TOKEN" in err
+
+
+def test_what_could_not_be_seen_is_said_and_no_success(
+    voc_train: VocTrain, simulator: Simulator
+) -> None:
+    simulator.faults.add("missing_scope", path="/linode/instances", scope="linodes*")
+    looked = voc_train("reap")
+    assert looked.code == 1
+    assert "Could not look after every instance" in looked.words
+    assert "among what could be seen" in looked.words
