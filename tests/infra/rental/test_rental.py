@@ -308,3 +308,14 @@ def test_a_script_the_provider_refuses_is_not_retried(rental: Rental) -> None:
     with pytest.raises(Refused):
         rental.create(order, until=rental.clock.now())
     assert not rental.receipt().lines
+
+
+def test_absence_counts_only_after_two_listings(
+    rental: Rental, simulator: Simulator, provider: Linode, store: Store, clock: Clock
+) -> None:
+    """The first controller died before it could note the id; one listing is older than that."""
+    machine = _create(rental)
+    store.delete(run_key(RUN, "intents", f"instance-{machine.label}.created.json"))
+    simulator.faults.add("stale_listing", label=machine.label, times=1)
+    Rental(provider, store, RUN, clock=clock, say=lambda line: None).tear_down()
+    assert not simulator.left()
