@@ -46,10 +46,11 @@ class Machine(Protocol):
         "unknown" is when it cannot be said just now, which is no reason to give up: ask again.
         """
 
-    def stop(self) -> None:
+    def stop(self, *, hurry: bool = False) -> None:
         """Ask the agent to stop; returns when it has sent its last word, or cannot.
 
-        Harmless when it has ended, or was never started. Where the machine does not answer, this
+        In a `hurry` it is killed, since nothing is expected from it any more. Harmless when it has
+        ended, or was never started. Where the machine does not answer, this
         returns all the same: whoever rented it has to delete it anyway.
         """
 
@@ -106,7 +107,7 @@ class LocalMachine:
         """Whether the agent is running."""
         return self._agent is not None and self._agent.poll() is None
 
-    def stop(self) -> None:
+    def stop(self, *, hurry: bool = False) -> None:
         """Stop the job and wait until nothing of it runs; harmless when it has ended.
 
         Whoever interrupts the wait has all of it killed at once; the interrupt goes on when
@@ -115,6 +116,8 @@ class LocalMachine:
         if self._agent is None:
             return
         ending = _Ending(self._agent, self._job / GROUP)
+        if hurry:
+            ending.hasten()
         uninterrupted(ending.run, meanwhile=ending.hasten)
 
     def clean(self) -> None:

@@ -82,8 +82,8 @@ class RemoteMachine:
             self._last = (now, self._look())
         return self._last[1]
 
-    def stop(self) -> None:
-        """Stop the agent and wait until it has sent its last word.
+    def stop(self, *, hurry: bool = False) -> None:
+        """Stop the agent and, unless in a `hurry`, wait until it has sent its last word.
 
         Then it is killed, and so it is when whoever waits is interrupted. Returns when the machine
         does not answer for a minute.
@@ -91,7 +91,8 @@ class RemoteMachine:
         if self._run_id is None or (self._ask and self._ask() == "gone"):
             return
         try:
-            self._wait_for_the_end()
+            if not hurry:
+                self._wait_for_the_end()
         finally:
             with contextlib.suppress(Failure):
                 self._launch("kill")

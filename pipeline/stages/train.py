@@ -90,17 +90,20 @@ def train(
     """
     store.delete(run_key(job.run_id, "result.json"))  # an earlier attempt's
     store.write(run_key(job.run_id, "spec.json"), job)
+    hurry = False
     try:
         machine.start(store, job.run_id)
         try:
             follower = _Follower(job, store, machine, clock, patience, report, say)
             result = follower.follow()
-        except BaseException:
-            if machine.state() != "gone":
+        except BaseException as error:
+            # One that was silent for so long will not say anything now, and the hours go on.
+            hurry = isinstance(error, Failure) and error.cause is Cause.STALLED
+            if machine.state() != "gone" and not hurry:
                 say("stopping; the job may store a checkpoint first")
             raise
     finally:
-        machine.stop()
+        machine.stop(hurry=hurry)
         with contextlib.suppress(Failure):  # the first failure is the one to hear of
             if store.get(run_key(job.run_id, "result.json")):
                 machine.clean()

@@ -182,3 +182,17 @@ def test_the_agents_last_words_are_kept(machine: LocalMachine, tmp_path: Path) -
         machine.start(broken, "r")
         until(lambda: not machine.alive())
     assert "the last is a file; a store is a folder" in machine.last_words()
+
+
+def test_in_a_hurry_nobody_waits_for_a_last_word(
+    store: Store, machine: LocalMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent does not answer, and the hours of a rented machine go on."""
+    put_spec(store, _deaf)
+    machine.start(store, "r")
+    until(lambda: log_of(store).endswith(b"\n"))
+    job, agent = (int(pid) for pid in log_of(store).split()[:2])
+    os.kill(agent, signal.SIGSTOP)
+    machine.stop(hurry=True)
+    assert not is_running(agent)
+    assert not is_running(job)

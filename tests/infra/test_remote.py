@@ -109,7 +109,7 @@ def test_what_does_not_end_is_killed_with_its_job(
     store: Store, machine: RemoteMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infra.remote, "GRACE", 0.2)
-    monkeypatch.setattr(infra.remote, "_LAST_UPLOAD", 0.2)
+    monkeypatch.setattr(infra.remote, "LAST_UPLOAD", 0.2)
     put_spec(store, _deaf)
     machine.start(store, "r")
     family = _family(store)
