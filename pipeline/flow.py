@@ -203,7 +203,9 @@ def move_to_trainer(run: Run, route: VolumeRoute, dataset: Manifest) -> Workplac
 def bring_back(run: Run, route: VolumeRoute) -> Store:
     """Move the Volume back; the GPU machine is deleted, the records come home."""
     with run.stage("bring-back") as stage:
-        return route.bring_back(stage)
+        store = route.bring_back(stage)
+        stage.summary = "the Volume is back, the machine with the GPU is gone"
+    return store
 
 
 @task(name="train", cache_policy=NO_CACHE)

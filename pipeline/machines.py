@@ -6,9 +6,8 @@ A rented one is torn down on the way out, whatever happened inside, and proven g
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import assert_never
 
 from infra.machines import LocalMachine, Machine
@@ -19,7 +18,7 @@ from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
 from pipeline.parameters import Parameters
-from pipeline.plan import make_plan
+from pipeline.plan import make_plan, must_be_here
 from pipeline.run import Run
 from pipeline.tenancy import KEY, Workplace, secrets_for, tenancy
 
@@ -80,14 +79,6 @@ def must_be_available(parameters: Parameters, store: Store) -> None:
             make_plan(parameters.rental, parameters.limits.train_hours, store)
         case other:
             assert_never(other)
-
-
-def must_be_here(archives: Sequence[str]) -> None:
-    """Raise InputError for an archive on this computer that is not there."""
-    for archive in archives:
-        path = archive.partition("#sha256=")[0]
-        if "://" not in path and not Path(path).is_file():
-            raise InputError(f"{path} does not exist; give the path of a tar archive.")
 
 
 def _must_have_packages(endpoint: Endpoint, python: str) -> None:

@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.buckets import bucket_of, probe
@@ -183,6 +184,14 @@ def make_plan(
         preparers=_in_order_of(regions, preparers),
         lacks=tuple(lacks),
     )
+
+
+def must_be_here(archives: Sequence[str]) -> None:
+    """Raise InputError for an archive on this computer that is not there."""
+    for archive in archives:
+        path = archive.partition("#sha256=")[0]
+        if "://" not in path and not Path(path).is_file():
+            raise InputError(f"{path} does not exist; give the path of a tar archive.")
 
 
 def smoke_plan(terms: RentalTerms, store: Store) -> Plan:

@@ -138,7 +138,7 @@ def run_linode(
         wandb=wandb,
         limits=pairs(limit, "--limit"),
     )
-    from pipeline.machines import must_be_here
+    from pipeline.plan import must_be_here
 
     with _shown() as terminal:
         must_be_here(parameters.archives)

@@ -1,5 +1,6 @@
 """What cannot work is refused before anything is created, with the cure in a sentence."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,8 +78,10 @@ def test_a_bucket_that_is_not_there(
         Renter(Store.open("s3://never-made")).rent()
 
 
-def test_without_a_reaper_the_command_line_says_what_to_run(account: Account, store: Store) -> None:
-    asked = ("run", "linode", "--archive", "none.tar", "--yes")
+def test_without_a_reaper_the_command_line_says_what_to_run(
+    account: Account, store: Store, archive: Path
+) -> None:
+    asked = ("run", "linode", "--archive", str(archive), "--yes")
     assert "--no-reaper" in voc_train(asked, {}, code=2).stderr
 
     reap(Linode.from_environment(account.clock), store, account.clock, delete=False)

@@ -69,13 +69,25 @@ def test_a_volume_carries_everything_from_machine_to_machine(
     assert said.count("detaching the Volume") == 2
 
 
-def test_a_run_that_fails_keeps_its_volume_for_a_day(
-    account: Account, store: Store, archive: Path, prefect: PrefectServer, leaks: set[str]
+def test_a_run_that_fails_before_its_training_keeps_no_volume(
+    account: Account, store: Store, archive: Path, prefect: PrefectServer
 ) -> None:
     account.ills = (MachineFault.DRIVER,)
     with watched(store, account.clock):
         failed, _ = _run(archive, prefect, "--route", "volume", "--region", _REGION, code=1)
     assert failed["cause"] == Cause.SETUP_FAILED
+    receipt = read_receipt(store, failed["run_id"])
+    assert receipt
+    assert all(line.gone for line in receipt.lines)
+
+
+def test_a_run_that_fails_in_its_training_keeps_its_volume_for_a_day(
+    account: Account, store: Store, archive: Path, prefect: PrefectServer, leaks: set[str]
+) -> None:
+    route = ("--route", "volume", "--region", _REGION, "--limit", "train_hours=0.0001")
+    with watched(store, account.clock):
+        failed, _ = _run(archive, prefect, *route, code=1)
+    assert failed["cause"] == Cause.DEADLINE
     receipt = read_receipt(store, failed["run_id"])
     assert receipt
     (volume,) = (line for line in receipt.lines if line.kind is Kind.VOLUME)
