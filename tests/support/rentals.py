@@ -78,6 +78,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.failed: list[Exception] = []
         self._deeds: list[tuple[str, Deed]] = []
 
     def when(self, word: str, deed: Deed) -> None:
@@ -96,7 +97,11 @@ class Listener:
         self.lines.append(line)
         for due in [deed for deed in self._deeds if deed[0] in line]:
             self._deeds.remove(due)
-            due[1]()
+            try:
+                due[1]()
+            except Exception as error:  # a run goes on when a listener fails; a test must not
+                self.failed.append(error)
+                raise
 
     def began(self, run_id: str) -> None: ...
     def started(self, stage: str) -> None: ...
@@ -144,15 +149,18 @@ class Renter:
             run_id=self.run.run_id, argv=("python", "-c", code), inputs=(), files={},
             deadline_seconds=600,
         )  # fmt: skip
-        with self.run.recorded(), workplace(self.run, _dataset(gigabytes)) as place:
-            return train(
-                job,
-                self.run.store,
-                place.machine,
-                clock=place.clock,
-                patience=place.patience,
-                say=partial(self.listener.said, "train"),
-            )
+        try:
+            with self.run.recorded(), workplace(self.run, _dataset(gigabytes)) as place:
+                return train(
+                    job,
+                    self.run.store,
+                    place.machine,
+                    clock=place.clock,
+                    patience=place.patience,
+                    say=partial(self.listener.said, "train"),
+                )
+        finally:
+            assert not self.listener.failed
 
 
 def fails(renter: Renter, cause: Cause, code: str = "pass", *, gigabytes: float = 0) -> str:

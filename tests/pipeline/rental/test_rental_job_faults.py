@@ -1,7 +1,9 @@
 """What goes wrong while a job is at work, and with the deletion: nothing is left, or it is told."""
 
 import threading
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from agents import until
@@ -32,8 +34,9 @@ def test_a_killed_agent_is_missed(renter: Renter, impatient: Impatient) -> None:
 
     def kill() -> None:
         for process in inside():
-            if "infra.agent" in process.cmdline():
-                process.kill()
+            with suppress(psutil.NoSuchProcess):  # others come and go meanwhile
+                if "infra.agent" in process.cmdline():
+                    process.kill()
 
     renter.listener.when("at work", kill)
     fails(renter, Cause.STALLED, WORKING)
@@ -47,7 +50,8 @@ def test_a_machine_that_stands_still_is_given_up(
     def stand_still() -> None:
         account.machine(renter.label).freeze()
         for process in inside():
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     renter.listener.when("at work", stand_still)
     assert "Nothing was heard" in fails(renter, Cause.STALLED, WORKING)
