@@ -50,8 +50,8 @@ class Machine(Protocol):
         """Ask the agent to stop; returns when it has sent its last word, or cannot.
 
         In a `hurry` it is killed, since nothing is expected from it any more. Harmless when it has
-        ended, or was never started. Where the machine does not answer, this
-        returns all the same: whoever rented it has to delete it anyway.
+        ended, or was never started. Where the machine does not answer, this returns all the same:
+        whoever rented it has to delete it anyway.
         """
 
     def clean(self) -> None:

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from model.evaluate import Evaluation
 
 
-_NEEDED = ("train", "val")  # splits without which there is no training
-
-
 @dataclass(frozen=True)
 class Made:
     """What a run made, and what it was made from."""
@@ -146,7 +143,7 @@ def separate_pairs(run: Run, archives: list[Archive]) -> Separation:
     """Find the photos with masks, and split them into train, val and test."""
     with run.stage("separate") as stage:
         return preparation.separate_pairs(
-            archives, run.parameters, run.store, run.spool, stage, needed=_NEEDED
+            archives, run.parameters, run.store, run.spool, stage, needed=preparation.TO_TRAIN
         )
 
 
@@ -155,7 +152,13 @@ def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> M
     """Turn the pairs into shards of photos and class indices in the store."""
     with run.stage("build-dataset") as stage:
         dataset = preparation.build_shards(
-            separation, archives, run.parameters, run.store, run.spool, stage, needed=_NEEDED
+            separation,
+            archives,
+            run.parameters,
+            run.store,
+            run.spool,
+            stage,
+            needed=preparation.TO_TRAIN,
         )
         run.dataset = dataset.key
     return dataset

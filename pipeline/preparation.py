@@ -15,6 +15,8 @@ from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
 from pipeline.stages.separate import Separation, separate
 
+TO_TRAIN = ("train", "val")  # splits without which there is no training
+
 
 def extract_archives(
     parameters: Parameters, store: Store, spool: Path, stage: Stage

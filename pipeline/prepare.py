@@ -23,7 +23,6 @@ from pipeline.run import explained, staged
 
 _OUT = Path("out")
 _EVERY = 0.5  # seconds between two writes of the progress
-_NEEDED = ("train", "val")  # splits without which there is no training
 
 
 class Prepared(BaseModel):
@@ -42,11 +41,11 @@ def prepare(parameters: Parameters, store: Store, spool: Path) -> Prepared:
         archives = preparation.extract_archives(parameters, store, spool, stage)
     with staged("separate", told) as stage:
         separation = preparation.separate_pairs(
-            archives, parameters, store, spool, stage, needed=_NEEDED
+            archives, parameters, store, spool, stage, needed=preparation.TO_TRAIN
         )
     with staged("build-dataset", told) as stage:
         dataset = preparation.build_shards(
-            separation, archives, parameters, store, spool, stage, needed=_NEEDED
+            separation, archives, parameters, store, spool, stage, needed=preparation.TO_TRAIN
         )
     sources = {archive.sha256: archive.source for archive in archives}
     return Prepared(dataset=dataset.key, sources=sources)

@@ -93,7 +93,6 @@ def smoke(
     from infra.lease import Patience
     from infra.rental import Rental
     from infra.smoke import smoke as prove
-    from infra.uninterrupted import uninterrupted
     from pipeline.plan import smoke_plan
     from pipeline.rental_tables import print_plan, print_receipt
     from pipeline.run import new_run_id
@@ -121,7 +120,7 @@ def smoke(
                 endpoint=made.endpoint,
             )
         finally:
-            uninterrupted(rental.tear_down)
+            rental.tear_down()
     finally:
         print_receipt(rental.receipt(), stderr=json)
     if json:
