@@ -42,6 +42,7 @@ class Description(BaseModel):
     wandb_id: str
     recipe: Recipe
     classes: tuple[str, ...]
+    class_weights: tuple[float, ...] | None = None  # of the loss
     dataset_key: str
     dataset_digest: str
     archives: tuple[str, ...]

@@ -14,17 +14,14 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from model import checkpoint
 from model.dataset import SPLITS, Dataset
-from model.device import autocast, pick_device, pick_memory_format, pick_precision
 from model.errors import InputError
 from model.images import Image
-from model.loader import normalise
+from model.inference import Predictor
 from model.losses import Loss, build_loss
 from model.metrics import ConfusionMatrix
-from model.nets import build_net
 
 PICTURES = 8  # validation samples that a person is shown
 
@@ -38,6 +35,8 @@ class Score(BaseModel):
     images: int
     miou: float
     iou: dict[str, float | None]
+    dice: dict[str, float | None]
+    mean_dice: float
     pixel_accuracy: float
     loss: float  # the recipe's loss, mean over images
 
@@ -55,34 +54,15 @@ def spread(samples: int, total: int = PICTURES) -> set[int]:
     return {round(i * (samples - 1) / (total - 1)) for i in range(total)}
 
 
-def predict(
-    net: nn.Module,
-    photo: Image,
-    device: torch.device,
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-) -> Tensor:
-    """Logits float32 [1, C, H, W] of one photo uint8 [H, W, 3]; the net must be in eval mode."""
-    images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
-    # Trying out kernels for every new size is slow, and might choose others in another process.
-    settled = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with settled, torch.inference_mode(), autocast(device, dtype):
-        logits: Tensor = net(normalise(images).contiguous(memory_format=memory_format))
-    return logits.float()
-
-
 def evaluate(
-    net: nn.Module,
+    predictor: Predictor,
     data: Dataset,
     loss: Loss,
-    device: torch.device,
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
     *,
     keep: Collection[int] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score `net` on every sample of `data`; leaves the net in the mode it came in.
+    """Score a net on every sample of `data`; leaves the net in the mode it came in.
 
     `keep` names the positions whose predictions are returned; `report` hears (done, total).
     """
@@ -90,13 +70,14 @@ def evaluate(
     confusion = ConfusionMatrix(len(classes))
     losses = torch.zeros((), dtype=torch.float64)
     predictions: dict[int, Image] = {}
+    net = predictor.net
     was_training = net.training
     net.eval()
     try:
         for position in range(len(data)):
             sample = data[position]
-            logits = predict(net, sample.photo, device, dtype, memory_format)
-            targets = torch.from_numpy(sample.mask)[None].to(device)
+            logits = predictor.logits(sample.photo)[None]
+            targets = torch.from_numpy(sample.mask)[None].to(logits.device)
             prediction = logits.argmax(1).to(torch.uint8)
             confusion.update(prediction, targets)
             losses += loss(logits, targets).double().cpu()
@@ -106,12 +87,17 @@ def evaluate(
                 report(position + 1, len(data))
     finally:
         net.train(was_training)
-    iou = confusion.iou().tolist()
+
+    def by_class(scores: Tensor) -> dict[str, float | None]:
+        return {n: None if v != v else v for n, v in zip(classes, scores.tolist(), strict=True)}
+
     score = Score(
         split=data.split,
         images=len(data),
         miou=confusion.miou(),
-        iou={name: None if v != v else v for name, v in zip(classes, iou, strict=True)},
+        iou=by_class(confusion.iou()),
+        dice=by_class(confusion.dice()),
+        mean_dice=confusion.mean_dice(),
         pixel_accuracy=confusion.pixel_accuracy(),
         loss=float(losses) / len(data),
     )
@@ -133,28 +119,18 @@ def evaluate_checkpoint(
     which is what `device` does best. On the same hardware the score is training's own to the last
     bit.
     """
-    description, state = checkpoint.load(path)
+    predictor, description = Predictor.load(path, device)
     data = Dataset(dataset, split)
     if data.manifest.classes != description.classes:
         raise InputError(
             f"{path} knows the classes {', '.join(description.classes)}, the dataset has "
             f"{', '.join(data.manifest.classes)}; evaluate on a dataset with the same classes."
         )
-    recipe = description.recipe
-    where = pick_device(device)
-    dtype = pick_precision(recipe.precision, where)
-    memory_format = pick_memory_format(recipe.channels_last)
-    try:
-        net = build_net(recipe, len(description.classes)).to(where)
-        net.load_state_dict(state["net"])
-    except (RuntimeError, TypeError, ValueError, AttributeError):
-        raise InputError(f"{path} does not hold the weights of its own recipe's net.") from None
-    net = net.to(memory_format=memory_format)
-    loss = build_loss(recipe)
+    loss = build_loss(description.recipe, description.class_weights)
     threads = torch.get_num_threads()
     torch.set_num_threads(description.provenance.threads)
     try:
-        return evaluate(net, data, loss, where, dtype, memory_format, keep=keep, report=report)
+        return evaluate(predictor, data, loss, keep=keep, report=report)
     finally:
         torch.set_num_threads(threads)
 
@@ -178,10 +154,13 @@ def main() -> int:
     if args.json:
         print(score.model_dump_json())
         return 0
+    print(f"{'':>16}  IoU     Dice")
     for name, iou in score.iou.items():
-        print(f"{name:>16}  {'-' if iou is None else f'{iou:.4f}'}")
+        dice = score.dice[name]
+        print(f"{name:>16}  " + ("-" if iou is None or dice is None else f"{iou:.4f}  {dice:.4f}"))
     print(
-        f"mIoU {score.miou:.4f}  pixel accuracy {score.pixel_accuracy:.4f}  {score.images} images"
+        f"mIoU {score.miou:.4f}  mean Dice {score.mean_dice:.4f}  pixel accuracy "
+        f"{score.pixel_accuracy:.4f}  {score.images} images"
     )
     return 0
 

@@ -10,6 +10,9 @@ from model.errors import InputError
 
 Image = npt.NDArray[np.uint8]
 
+# RGB of what lies outside a photo: ImageNet's mean, which is 0 for the net, as its own padding is.
+OUTSIDE = (124, 116, 104)
+
 # Shards hold photos the right way up already, so EXIF must not turn them a second time.
 _PHOTO = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 

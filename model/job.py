@@ -11,7 +11,7 @@ from model.checkpoint import Description
 from model.dataset import Dataset
 from model.device import pick_device, pick_memory_format, pick_precision
 from model.errors import InputError, first_problem
-from model.losses import Loss, build_loss
+from model.losses import Loss, build_loss, class_weights
 from model.order import BatchOrder
 from model.provenance import provenance
 from model.recipe import Recipe
@@ -39,6 +39,7 @@ class Job:
         train, val = Dataset(folder / "dataset", "train"), Dataset(folder / "dataset", "val")
         where = pick_device(device)
         dtype = pick_precision(recipe.precision, where)
+        weights = class_weights(recipe, train.manifest.pixels["train"][:-1])
         order = BatchOrder(recipe.seed, len(train), recipe.batch_size, recipe.epochs)
         return cls(
             out=folder / "out",
@@ -46,7 +47,7 @@ class Job:
             train=train,
             val=val,
             order=order,
-            loss=build_loss(recipe),
+            loss=build_loss(recipe, weights),
             device=where,
             dtype=dtype,
             memory_format=pick_memory_format(recipe.channels_last),
@@ -55,6 +56,7 @@ class Job:
                 wandb_id=run_id,
                 recipe=recipe,
                 classes=train.manifest.classes,
+                class_weights=weights,
                 dataset_key=train.manifest.key,
                 dataset_digest=train.manifest.digest,
                 archives=train.manifest.archives,

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from model.augment import Augmentation
-from model.dataset import Dataset
+from model.dataset import VOID, Dataset
 from model.errors import InputError
-from model.images import Image
-from model.order import BatchOrder, Draw, augmentation_seed
+from model.images import OUTSIDE, Image
+from model.order import BatchOrder, Draw, augmentation_seed, drawn_factor
 from model.recipe import Recipe
 
 # ImageNet's channel means and deviations in RGB: what encoders trained on it expect.
@@ -28,18 +28,35 @@ class Batch(NamedTuple):
     targets: Tensor
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] to float32, zero mean and unit deviation by ImageNet's figures."""
+def normalise(images: Tensor, kind: str) -> Tensor:
+    """[N, 3, H, W] in 0..255 to float32 of zero mean and unit deviation.
+
+    `kind` says by which figures: "imagenet", one mean and deviation a channel for all photos, or
+    "per-image", each photo's own over all its pixels and channels.
+    """
+    images = images.float()
+    if kind == "per-image":
+        deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
+        return (images - mean) / deviation.clamp(min=1)  # a photo of one colour has none
     mean = torch.tensor(_MEAN, device=images.device).view(3, 1, 1) * 255
     std = torch.tensor(_STD, device=images.device).view(3, 1, 1) * 255
-    return (images.float() - mean) / std
+    return (images - mean) / std
 
 
 def as_batch(pairs: Iterable[tuple[Image, Image]]) -> Batch:
-    """Stack photos uint8 [H, W, 3] and masks uint8 [H, W] of one size."""
+    """Stack photos uint8 [H, W, 3] and masks uint8 [H, W].
+
+    Those that are smaller than the largest are padded on the right and at the bottom; the mask with
+    void, which neither loss nor metric counts.
+    """
     photos, masks = zip(*pairs, strict=True)
-    images = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
-    return Batch(images, torch.from_numpy(np.stack(masks)))
+    height, width = (max(mask.shape[side] for mask in masks) for side in (0, 1))
+    images = np.full((len(masks), height, width, 3), OUTSIDE, np.uint8)
+    targets = np.full((len(masks), height, width), VOID, np.uint8)
+    for i, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
+        images[i, : mask.shape[0], : mask.shape[1]] = photo
+        targets[i, : mask.shape[0], : mask.shape[1]] = mask
+    return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets))
 
 
 class _Batches(TorchDataset[Batch | InputError]):
@@ -47,19 +64,25 @@ class _Batches(TorchDataset[Batch | InputError]):
 
     def __init__(self, data: Dataset, recipe: Recipe) -> None:
         self._data = data
-        self._seed = recipe.seed
-        self._augment = Augmentation(recipe)
+        self._recipe = recipe
+        self._augmentations = {
+            factor: Augmentation(recipe, recipe.image_size.scaled(factor))
+            for factor in recipe.multi_scale or (1.0,)
+        }
 
     def __getitem__(self, draws: list[Draw]) -> Batch | InputError:
+        seed, factors = self._recipe.seed, tuple(self._augmentations)
+        augment = self._augmentations[drawn_factor(seed, draws[0], factors)]
+
+        def augmented(draw: Draw) -> tuple[Image, Image]:
+            sample = self._data[draw.position]
+            own_seed = augmentation_seed(seed, draw.epoch, sample.id)
+            return augment(sample.photo, sample.mask, own_seed)
+
         try:
-            return as_batch(map(self._augmented, draws))
+            return as_batch(map(augmented, draws))
         except InputError as error:
             return error  # raised in a worker it would come back as a traceback in a string
-
-    def _augmented(self, draw: Draw) -> tuple[Image, Image]:
-        sample = self._data[draw.position]
-        seed = augmentation_seed(self._seed, draw.epoch, sample.id)
-        return self._augment(sample.photo, sample.mask, seed)
 
 
 def training_batches(

@@ -4,7 +4,7 @@ import math
 
 from model.errors import InputError
 
-LOSS_TERMS = ("cross_entropy", "dice", "jaccard", "tversky")
+LOSS_TERMS = ("cross_entropy", "bce", "dice", "jaccard", "tversky", "focal", "lovasz")
 
 
 def parse_loss(text: str) -> dict[str, float]:

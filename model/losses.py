@@ -1,108 +1,231 @@
 """Losses for segmentation, and the weighted sum of them that a recipe names.
 
-A void pixel counts for nothing: its logits are replaced before the softmax, so that not even an
-infinity there reaches the value or the gradient.
+The pixels that are not void are gathered first, in their order, and everything after sees only
+them. So whatever the net says of a void pixel, even an infinity, reaches neither value nor
+gradient, and a batch that is padded with void gives the same value to the last bit; a sum with
+zeros in the place of void pixels would be rounded otherwise.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from statistics import median
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.dataset import VOID
+from model.errors import InputError
 from model.loss_terms import parse_loss
 from model.recipe import Recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_loss(recipe: Recipe) -> Loss:
+def build_loss(recipe: Recipe, weights: Sequence[float] | None = None) -> Loss:
     """The recipe's loss, such as ``tversky + cross_entropy``.
 
     ``tversky`` takes the recipe's weights; ``dice`` and ``jaccard`` are the same index with
     alpha = beta = 0.5 (Sudre et al. 2017, arXiv:1707.03237) and 1 (Rahman and Wang 2016,
-    doi:10.1007/978-3-319-50835-1_22).
+    doi:10.1007/978-3-319-50835-1_22). ``bce`` of two classes is ``cross_entropy``.
+
+    Args:
+        weights: of the classes, from `class_weights`. In ``cross_entropy``, ``bce`` and ``focal``
+            a pixel weighs what its true class does; the other terms are averages over classes.
 
     Returns:
         a function of logits, float [N, C, H, W], and target, uint8 or int64 [N, H, W], that
         returns a scalar in float32 (float64 for float64 logits), also under autocast. A batch of
         nothing but void gives 0 with gradient 0. It raises ValueError where the shapes do not
         match; torch raises on a target outside 0..C-1 that is not void.
+
+    Raises:
+        ValueError: weights are missing where the recipe wants them, or given where it does not.
     """
-    weights = parse_loss(recipe.loss)
-    indices = {
-        "tversky": (recipe.tversky_alpha, recipe.tversky_beta),
-        "dice": (0.5, 0.5),
-        "jaccard": (1.0, 1.0),
+    if (weights is None) != (recipe.class_weights == "none"):
+        raise ValueError(f"class_weights={recipe.class_weights} does not go with {weights=}.")
+    terms: dict[str, Callable[[Pixels], Tensor]] = {
+        "cross_entropy": cross_entropy,
+        "bce": bce,
+        "dice": partial(tversky, alpha=0.5, beta=0.5),
+        "jaccard": partial(tversky, alpha=1.0, beta=1.0),
+        "tversky": partial(tversky, alpha=recipe.tversky_alpha, beta=recipe.tversky_beta),
+        "focal": partial(focal, gamma=recipe.focal_gamma),
+        "lovasz": lovasz,
     }
+    wanted = [(factor, terms[name]) for name, factor in parse_loss(recipe.loss).items()]
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        log_probs, truth = _without_void(logits, target)
-        total = log_probs.new_zeros(())
-        for name, weight in weights.items():
-            if name == "cross_entropy":
-                term = cross_entropy(log_probs, truth)
-            else:
-                term = tversky(log_probs, truth, *indices[name])
-            total = total + weight * term
-        return total
+        pixels = Pixels.without_void(logits, target, weights)
+        return torch.stack([factor * term(pixels) for factor, term in wanted]).sum()
 
     return loss
 
 
-def cross_entropy(log_probs: Tensor, truth: Tensor) -> Tensor:
-    """Mean of -log p(true class) over the pixels that are not void; 0 if all are.
+def class_weights(recipe: Recipe, counts: Sequence[int]) -> tuple[float, ...] | None:
+    """What the recipe's ``class_weights`` makes of the training split's pixel counts by class.
 
-    Args:
-        log_probs: float [N, C, H, W], normalised over C.
-        truth: bool [N, C, H, W], one-hot over C; no class at void pixels.
+    With p the share of a class in all pixels that are not void: ``median-frequency`` is
+    median(p) / p (Eigen and Fergus 2015, arXiv:1411.4734, who take p over the photos that show the
+    class), ``log`` is 1 / ln(1.02 + p) (Paszke et al. 2016, arXiv:1606.02147). A class without
+    a pixel weighs 0 and has no part in the median: nothing can be learned of it. The weights need
+    no common scale, which cancels in a weighted mean.
+
+    Returns:
+        a weight for each class, or None where the recipe wants none.
+
+    Raises:
+        InputError: there is no pixel at all.
     """
-    return -log_probs.where(truth, 0).sum() / truth.sum().clamp(min=1)
+    if recipe.class_weights == "none":
+        return None
+    total = sum(counts)
+    if total == 0:
+        raise InputError(
+            f"class_weights={recipe.class_weights} needs labelled pixels, and the training split "
+            "has nothing but void; check the masks, or set class_weights=none."
+        )
+    shares = [count / total for count in counts]
+    if recipe.class_weights == "log":
+        return tuple(1 / math.log(1.02 + share) if share else 0.0 for share in shares)
+    middle = median(share for share in shares if share)
+    return tuple(middle / share if share else 0.0 for share in shares)
 
 
-def tversky(log_probs: Tensor, truth: Tensor, alpha: float, beta: float) -> Tensor:
-    """One minus the Tversky index (Salehi et al. 2017, arXiv:1706.05721), averaged over classes:
-    ``1 - TP / (TP + alpha FP + beta FN)`` with probabilities in the place of counts.
+@dataclass(frozen=True)
+class Pixels:
+    """The P pixels of a batch that are not void, with what the terms share.
 
-    The sums of a class run over the whole batch, since most photos hold few of the classes. The
-    average runs over the classes present in the batch's target: one that is absent has TP = 0 and
-    so a loss of 1 whatever the net says, which would add a constant and shrink every gradient.
-    What the net wrongly gives to it is missing from the class that is there. With beta > 0 a
-    present class has a positive denominator, so no smoothing constant is needed.
+    Attributes:
+        logits: float32 or float64 [P, C].
+        classes: int64 [P], the true ones.
+        weights: as logits, [C]; None: all pixels weigh the same.
+    """
+
+    logits: Tensor
+    classes: Tensor
+    weights: Tensor | None
+
+    @classmethod
+    def without_void(
+        cls, logits: Tensor, target: Tensor, weights: Sequence[float] | None
+    ) -> "Pixels":
+        """As `build_loss` says."""
+        if target.shape != logits.shape[:1] + logits.shape[2:]:
+            raise ValueError(
+                f"Logits {list(logits.shape)} need a target [N, H, W], not {list(target.shape)}."
+            )
+        target = target.flatten()
+        # This waits for a GPU, once a batch, as the host must know how many pixels there are. An
+        # index is faster than a mask, above all backwards.
+        kept = (target != VOID).nonzero().squeeze(1)
+        logits = logits.movedim(1, -1).flatten(0, 2).index_select(0, kept)
+        # Sums over thousands of pixels need more than the 8 or 11 bits of half precision.
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        each = None if weights is None else logits.new_tensor(weights)
+        return cls(logits, target[kept].long(), each)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """Logarithms of the softmax over classes, as `logits`."""
+        return self.logits.log_softmax(dim=1)
+
+    @cached_property
+    def truth(self) -> Tensor:
+        """One-hot over classes, bool [P, C]."""
+        nowhere = torch.zeros_like(self.logits, dtype=torch.bool)
+        # It checks the range of the classes, which a comparison with 0..C-1 would not.
+        return nowhere.scatter_(1, self.classes[:, None], True)
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """The weighted mean of a loss a pixel, [P]; 0 if there is no pixel, or none that weighs."""
+        weights = torch.ones_like(losses) if self.weights is None else self.weights[self.classes]
+        total = weights.sum()
+        return (weights * losses).sum() / total.where(total > 0, 1)
+
+    def mean_of_present(self, losses: Tensor) -> Tensor:
+        """The mean of a loss a class, [C], over the classes present; 0 if there is no pixel.
+
+        A class that is absent has an overlap of 0 and so a loss of 1 whatever the net says, which
+        would add a constant and shrink every gradient. What the net wrongly gives to it is missing
+        from the class that is there.
+        """
+        present = self.truth.any(dim=0)
+        return losses.where(present, 0).sum() / present.sum().clamp(min=1)
+
+
+def cross_entropy(pixels: Pixels) -> Tensor:
+    """Weighted mean of -log p over pixels, p being the probability of the true class."""
+    return pixels.mean(_nll(pixels))
+
+
+def focal(pixels: Pixels, gamma: float) -> Tensor:
+    """Weighted mean of -(1 - p)^gamma log p (Lin et al. 2017, arXiv:1708.02002), p the softmax's
+    probability of the true class; with gamma = 0 it is the cross-entropy."""
+    nll = _nll(pixels)
+    # Without the bound, 0 to a power below 1 has an infinite slope, and NaN in the gradient.
+    doubt = (-nll).expm1().neg().clamp(min=torch.finfo(nll.dtype).tiny)
+    return pixels.mean(doubt**gamma * nll)
+
+
+def _nll(pixels: Pixels) -> Tensor:
+    """Negative log-likelihood of each pixel's true class, [P]."""
+    return -pixels.log_probs.gather(1, pixels.classes[:, None]).squeeze(1)
+
+
+def bce(pixels: Pixels) -> Tensor:
+    """Binary cross-entropy with logits.
+
+    More than two classes are one against the rest: each class has its own sigmoid, and a pixel's
+    loss is the mean over classes. Two classes have one sigmoid, that of the difference of their
+    logits, as a net with a single output channel would; this is their cross-entropy.
+    """
+    if pixels.logits.shape[1] == 2:
+        return cross_entropy(pixels)
+    truth = pixels.truth.to(pixels.logits.dtype)
+    each = F.binary_cross_entropy_with_logits(pixels.logits, truth, reduction="none")
+    return pixels.mean(each.mean(dim=1))
+
+
+def tversky(pixels: Pixels, alpha: float, beta: float) -> Tensor:
+    """One minus the Tversky index (Salehi et al. 2017, arXiv:1706.05721), averaged over the
+    classes present: ``1 - TP / (TP + alpha FP + beta FN)``, probabilities in the place of counts.
+
+    The sums of a class run over the whole batch, since most photos hold few of the classes. With
+    beta > 0 a present class has a positive denominator, so no smoothing constant is needed.
 
     Args:
-        log_probs: float [N, C, H, W], normalised over C.
-        truth: bool [N, C, H, W], one-hot over C; no class at void pixels.
         alpha: weight of false positives, at least 0.
         beta: weight of false negatives, above 0.
     """
-    probs = log_probs.exp()
-    pixels = (0, 2, 3)
-    predicted = probs.where(truth.any(dim=1, keepdim=True), 0).sum(pixels)
-    true_positives = probs.where(truth, 0).sum(pixels)
-    actual = truth.sum(pixels)
-    present = actual > 0
-    denominator = (
-        true_positives + alpha * (predicted - true_positives) + beta * (actual - true_positives)
-    )
+    probs = pixels.log_probs.exp()
+    predicted, actual = probs.sum(dim=0), pixels.truth.sum(dim=0)
+    hits = probs.where(pixels.truth, 0).sum(dim=0)
+    union = hits + alpha * (predicted - hits) + beta * (actual - hits)
     # Absent classes divide by 1: a 0 / 0 that is masked only afterwards still has a NaN gradient.
-    index = true_positives / denominator.where(present, 1)
-    return (1 - index).where(present, 0).sum() / present.sum().clamp(min=1)
+    return pixels.mean_of_present(1 - hits / union.where(actual > 0, 1))
 
 
-def _without_void(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities, at least float32 [N, C, H, W], and one-hot truth, bool [N, C, H, W]."""
-    if target.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(
-            f"Logits {list(logits.shape)} need a target [N, H, W], not {list(target.shape)}."
-        )
-    # Sums over thousands of pixels need more than the 8 or 11 bits of half precision.
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    target = target.long().unsqueeze(1)
-    void = target == VOID
-    log_probs = logits.masked_fill(void, 0).log_softmax(dim=1)
-    # scatter_ checks the range of the target, which a comparison with 0..C-1 would not.
-    truth = torch.zeros_like(logits, dtype=torch.bool)
-    truth = truth.scatter_(1, target.masked_fill(void, 0), ~void)
-    return log_probs, truth
+def lovasz(pixels: Pixels) -> Tensor:
+    """Lovász-softmax (Berman et al. 2018, arXiv:1705.08790) over the whole batch, averaged over
+    the classes present: the Lovász extension of one minus the Jaccard index.
+
+    The pixels are taken in the order of their errors, greatest first; each error counts by how
+    much one minus the index grows when that pixel is wrong too.
+    """
+    probs = pixels.log_probs.exp()
+    errors = probs.where(~pixels.truth, 1 - probs).T
+    errors, order = errors.sort(dim=1, descending=True, stable=True)
+    truth = pixels.truth.T.gather(1, order)
+    actual = truth.sum(dim=1, keepdim=True)
+    intersection = actual - truth.cumsum(dim=1)
+    union = actual + (~truth).cumsum(dim=1)
+    # A difference of neighbouring indices would be lost in rounding: over a million pixels they
+    # are a millionth apart. A pixel of the class takes 1 from the intersection, others add 1 to
+    # the union; worked out, the difference is this. (An absent class has no union at first.)
+    others = intersection / (union - 1).clamp(min=1).to(errors.dtype)
+    growth = others.where(~truth, 1) / union
+    return pixels.mean_of_present((errors * growth).sum(dim=1))

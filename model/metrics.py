@@ -64,8 +64,11 @@ class ConfusionMatrix:
 
         A class that is predicted but never true counts, as 0: to invent one must cost.
         """
-        iou = self.iou()
-        return 0.0 if bool(iou.isnan().all()) else float(iou.nanmean())
+        return _mean(self.iou())
+
+    def mean_dice(self) -> float:
+        """Mean of `dice` over the same classes as in `miou`; 0.0 if there is none."""
+        return _mean(self.dice())
 
     def pixel_accuracy(self) -> float:
         """Share of the counted pixels whose class is right; 0.0 if none was counted."""
@@ -89,3 +92,8 @@ class ConfusionMatrix:
                 f"(void is {VOID}); check that the masks and the net "
                 "were made for the same classes."
             )
+
+
+def _mean(scores: Tensor) -> float:
+    """Over the classes that have one."""
+    return 0.0 if bool(scores.isnan().all()) else float(scores.nanmean())

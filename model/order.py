@@ -5,7 +5,7 @@ The samples of batch k in epoch e are a pure function of (seed, e, k), their aug
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,14 @@ def augmentation_seed(seed: int, epoch: int, sample_id: str) -> int:
     """The seed of one sample's augmentation in one epoch, in [0, 2**32)."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{sample_id}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little")
+
+
+def drawn_factor(seed: int, first: Draw, factors: Sequence[float]) -> float:
+    """Which of the sizes a batch has, for training at many; `first` of its samples names it."""
+    if len(factors) == 1:
+        return factors[0]
+    key = np.random.SeedSequence([seed, first.epoch, first.position])
+    return factors[int(np.random.Generator(np.random.Philox(key)).integers(len(factors)))]
 
 
 class BatchOrder:

@@ -1,6 +1,6 @@
 """The state of a training: all that a step changes, and so all that a checkpoint must hold."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.device import grad_scaler
 from model.job import Job
-from model.nets import build_net
+from model.nets import build_net, must_be_trainable
 from model.optim import build_optimiser, build_schedule
 
 
@@ -24,6 +25,8 @@ class TrainingState:
     """
 
     net: nn.Module
+    forward: Callable[[Tensor], Tensor]  # the net, compiled where the recipe wants it
+    averaged: AveragedModel | None  # of the weights after each step
     optimiser: Optimizer
     schedule: LRScheduler
     scaler: GradScaler
@@ -33,22 +36,49 @@ class TrainingState:
     @classmethod
     def initial(cls, job: Job) -> Self:
         """The state before the first step; seeds torch's random state."""
-        torch.manual_seed(job.recipe.seed)
-        net = build_net(job.recipe, len(job.origin.classes)).to(job.device)
+        recipe, steps = job.recipe, job.order.steps_per_epoch
+        torch.manual_seed(recipe.seed)
+        net = build_net(recipe, len(job.origin.classes)).to(job.device)
         net = net.to(memory_format=job.memory_format)
-        optimiser = build_optimiser(job.recipe, net)
+        must_be_trainable(net, recipe, job.order.batch_size)
+        optimiser = build_optimiser(recipe, net)
+        average = get_ema_multi_avg_fn(recipe.ema)
         return cls(
             net=net,
+            forward=torch.compile(net) if recipe.compile else net,
+            averaged=AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+            if recipe.ema
+            else None,
             optimiser=optimiser,
-            schedule=build_schedule(job.recipe, optimiser, job.order.total_steps),
+            schedule=build_schedule(recipe, optimiser, job.order.total_steps, steps),
             scaler=grad_scaler(job.device, job.dtype),
             loss_sum=torch.zeros((), device=job.device),
         )
 
+    @property
+    def predicting(self) -> nn.Module:
+        """The net that is scored and kept: with averaged weights where the recipe averages them."""
+        return self.averaged.module if self.averaged else self.net
+
+    def load_pretrained(self) -> None:
+        """Begin with the encoder's pretrained weights; InputError where they cannot be had."""
+        self.net.load_pretrained()  # type: ignore[operator]  # what takes `pretrained` has it
+        if self.averaged:
+            self.averaged.module.load_state_dict(self.net.state_dict())
+
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, as `checkpoint.load` allows nothing else."""
+        """Tensors and plain values only, as `checkpoint.load` allows nothing else.
+
+        "net" are the weights to predict with.
+        """
+        averaged = (
+            {"live": self.net.state_dict(), "averaged": self.averaged.n_averaged}
+            if self.averaged
+            else {}
+        )
         return {
-            "net": self.net.state_dict(),
+            "net": self.predicting.state_dict(),
+            **averaged,
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -60,7 +90,10 @@ class TrainingState:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state, torch's random state included."""
-        self.net.load_state_dict(state["net"])
+        self.predicting.load_state_dict(state["net"])
+        if self.averaged:
+            self.net.load_state_dict(state["live"])
+            self.averaged.n_averaged.copy_(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

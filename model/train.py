@@ -8,14 +8,12 @@ newest checkpoint that verifies. SIGTERM and Ctrl-C write a checkpoint first, al
 """
 
 import argparse
-import json
 import math
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,18 +21,20 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from model import checkpoint
+from model import checkpoint, failures
 from model.device import autocast, default_threads, default_workers
-from model.errors import InputError, TrainingError, disk_problem
+from model.errors import InputError, TrainingError
 from model.evaluate import Evaluation, evaluate, spread
+from model.inference import Predictor
 from model.job import Job
-from model.journal import Journal, write_atomically
+from model.journal import Journal
 from model.loader import Batch, normalise, training_batches
+from model.saver import Saver
 from model.state import TrainingState
 from model.wandb_process import WANDB_PATIENCE, fed_to_wandb
 
 STOPPED = 143  # the exit code of a run that was asked to stop and can go on: 128 + SIGTERM
-_FAILURE, _TRACEBACK = "failure.json", "traceback.txt"  # in `out`: why the last attempt failed
+SAVE_EVERY = 10.0  # minutes between two checkpoints at most
 
 Heed = Callable[..., None]  # called wherever training may stop; raises _Stopped where it shall
 
@@ -50,11 +50,13 @@ def train(
     device: str = "auto",
     workers: int = 0,
     stop: Callable[[], bool] = lambda: False,
+    save_every: float = SAVE_EVERY,
     wandb: str = "disabled",
     wandb_patience: float = WANDB_PATIENCE,
 ) -> bool:
     """Train the job in `folder` to the end, or until `stop()`; True when the end was reached.
 
+    Checkpoints are written after every epoch, and every `save_every` minutes of a longer one.
     Raises InputError for what the user can put right and TrainingError for training gone wrong.
     """
     job = Job.open(folder, run_id, device)
@@ -67,12 +69,12 @@ def train(
         _must_fit(came_from, job.origin)
         state.load_state_dict(saved)
         unscored = came_from.miou is None and state.step % job.order.steps_per_epoch == 0
+    elif job.recipe.pretrained:
+        state.load_pretrained()
 
-    def heed(*_: int) -> None:
-        if stop():
-            raise _Stopped
-
-    with Journal(job.out, state.step) as journal, fed_to_wandb(folder, wandb, wandb_patience):
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(job.out, state.step))
+        stack.enter_context(fed_to_wandb(folder, wandb, wandb_patience))
         if journal.finished:
             return True
         if state.step:
@@ -80,130 +82,172 @@ def train(
         else:
             unknown_yet = {"step", "epoch", "miou", "iou"}
             journal.write("start", 0, **job.origin.model_dump(mode="json", exclude=unknown_yet))
+        saver = stack.enter_context(Saver(job.out / "checkpoints"))
+
+        def heed(*_: int) -> None:
+            saver.look()
+            if stop():
+                raise _Stopped
+
+        training = Training(job, state, journal, saver, heed)
         try:
             if unscored:  # it was stopped while validating
-                _end_epoch(job, state, journal, None, heed)
-            _run(job, state, journal, workers, heed)
+                training.end_epoch(None)
+            training.run(workers, save_every)
         except _Stopped:
-            _save(job, state, None)
+            training.save(None)
+            saver.wait()
             print(f"stopped at step {state.step} of {job.order.total_steps}, checkpoint written")
             return False
+        saver.wait()
         journal.write("finish", state.step)
         return True
 
 
-def _run(job: Job, state: TrainingState, journal: Journal, workers: int, heed: Heed) -> None:
-    """The loop, from `state` to the last step."""
-    steps = job.order.steps_per_epoch
-    log_every = max(1, steps // 10)
-    value: float | None = None  # the loss when it was last looked at
-    speed = _Throughput()
-    state.net.train()
-    pinned = job.device.type == "cuda"
-    batches = training_batches(
-        job.train, job.recipe, job.order, workers, start=state.step, pin_memory=pinned
-    )
-    for batch in batches:
-        lr = float(state.schedule.get_last_lr()[0])
-        loss = _step(job, state, batch)
-        speed.images += len(batch.images)
-        batch_in_epoch = state.step % steps
-        if batch_in_epoch % log_every == 0:
-            value = float(loss)  # the only place inside an epoch that waits for the device
-            _must_be_finite(value, job, state)
-            journal.write("step", state.step, epoch=state.step / steps, loss=value, lr=lr)
-        journal.progress(
+@dataclass(frozen=True)
+class Training:
+    """The loop, and all that it works with."""
+
+    job: Job
+    state: TrainingState
+    journal: Journal
+    saver: Saver
+    heed: Heed
+
+    def run(self, workers: int, save_every: float) -> None:
+        """From the state's step to the last."""
+        job, state = self.job, self.state
+        steps = job.order.steps_per_epoch
+        log_every = max(1, steps // 10)
+        value: float | None = None  # the loss when it was last looked at
+        speed, saved = _Throughput(), time.monotonic()
+        state.net.train()
+        pinned = job.device.type == "cuda"
+        batches = training_batches(
+            job.train, job.recipe, job.order, workers, start=state.step, pin_memory=pinned
+        )
+        for batch in batches:
+            lr = float(state.schedule.get_last_lr()[0])
+            loss = training_step(job, state, batch)
+            speed.images += len(batch.images)
+            batch_in_epoch = state.step % steps
+            if batch_in_epoch % log_every == 0:
+                value = float(loss)  # the only place inside an epoch that waits for the device
+                self._must_be_finite(value)
+                self.journal.write("step", state.step, epoch=state.step / steps, loss=value, lr=lr)
+            self.journal.progress(
+                step=state.step,
+                total_steps=job.order.total_steps,
+                loss=value,
+                images_per_second=speed.rate(),
+            )
+            if batch_in_epoch == 0:
+                self.end_epoch(speed.rate())
+                speed, saved = _Throughput(), time.monotonic()
+            else:
+                self.heed()
+                if time.monotonic() >= saved + 60 * save_every:
+                    self.save(None)
+                    saved = time.monotonic()
+
+    def end_epoch(self, speed: float | None) -> None:
+        """Validate, record, and keep a checkpoint; `speed` in images a second, if known."""
+        job, state = self.job, self.state
+        train_loss = float(state.loss_sum) / job.order.steps_per_epoch
+        self._must_be_finite(train_loss)
+        pictured = spread(len(job.val))
+        predictor = Predictor(
+            state.predicting, job.recipe, job.device, job.dtype, job.memory_format
+        )
+        scored = evaluate(predictor, job.val, job.loss, keep=pictured, report=self.heed)
+        score = scored.score
+        epoch = state.step // job.order.steps_per_epoch
+        state.loss_sum.zero_()
+        self.journal.write(
+            "epoch",
+            state.step,
+            epoch=epoch,
+            train_loss=train_loss,
+            val_loss=score.loss,
+            miou=score.miou,
+            iou=score.iou,
+            dice=score.dice,
+            mean_dice=score.mean_dice,
+            pixel_accuracy=score.pixel_accuracy,
+            images_per_second=speed,
+        )
+        samples = {
+            job.val[i].id: (*job.val[i][1:], scored.predictions[i]) for i in sorted(pictured)
+        }
+        self.journal.save_samples(samples, state.step)
+        self.save(scored)
+        self.journal.progress(
+            always=True,
             step=state.step,
             total_steps=job.order.total_steps,
-            loss=value,
-            images_per_second=speed.rate(),
+            loss=train_loss,
+            miou=score.miou,
+            images_per_second=speed,
         )
-        if batch_in_epoch == 0:
-            _end_epoch(job, state, journal, speed.rate(), heed)
-            speed = _Throughput()
-        else:
-            heed()
+        print(
+            f"epoch {epoch}/{job.recipe.epochs}  loss {train_loss:.4f}  val {score.loss:.4f}  "
+            f"mIoU {score.miou:.4f}" + (f"  {speed:.0f} images/s" if speed else ""),
+            flush=True,
+        )
+
+    def save(self, scored: Evaluation | None) -> None:
+        """Begin to write a checkpoint of now."""
+        state = self.state
+        self._must_be_finite(float(state.loss_sum))
+        now: dict[str, object] = {
+            "step": state.step,
+            "epoch": state.step // self.job.order.steps_per_epoch,
+        }
+        if scored:
+            now |= {"miou": scored.score.miou, "iou": scored.score.iou}
+        self.saver.save(self.job.origin.model_copy(update=now), state.state_dict())
+
+    def _must_be_finite(self, loss: float) -> None:
+        """Never keep weights that have come to nothing: what was saved before them is good."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                "USER_ERROR",
+                f"The loss is {loss} at step {self.state.step}: lower the learning rate "
+                f"(--set lr={self.job.recipe.lr / 10:g}) or use --set precision=fp32.",
+            )
 
 
-def _step(job: Job, state: TrainingState, batch: Batch) -> Tensor:
-    """One update of the weights; the loss, a scalar that is still on the device."""
-    images = normalise(batch.images.to(job.device, non_blocking=True))
-    with autocast(job.device, job.dtype):
-        logits = state.net(images.contiguous(memory_format=job.memory_format))
-    loss = job.loss(logits, batch.targets.to(job.device, non_blocking=True))
+def training_step(job: Job, state: TrainingState, batch: Batch) -> Tensor:
+    """One update of the weights; the loss, a scalar that is still on the device.
+
+    Computed in parts, the loss is the mean over parts by their images: the whole batch's own for
+    losses that are means over images, close to it for those that divide sums.
+    """
+    recipe = job.recipe
+    images = batch.images.to(job.device, non_blocking=True)
+    targets = batch.targets.to(job.device, non_blocking=True)
+    parts = min(recipe.accumulate, len(images))
+    total = torch.zeros_like(state.loss_sum)
     state.optimiser.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()
-    state.scaler.unscale_(state.optimiser)
-    nn.utils.clip_grad_norm_(state.net.parameters(), job.recipe.clip)
+    for photos, truth in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
+        seen = normalise(photos, recipe.normalise)
+        with autocast(job.device, job.dtype):
+            logits = state.forward(seen.contiguous(memory_format=job.memory_format))
+        loss = job.loss(logits, truth) * (len(photos) / len(images))
+        state.scaler.scale(loss).backward()
+        total += loss.detach()
+    if recipe.clip is not None:
+        state.scaler.unscale_(state.optimiser)
+        nn.utils.clip_grad_norm_(state.net.parameters(), recipe.clip)
     state.scaler.step(state.optimiser)
     state.scaler.update()
+    if state.averaged:
+        state.averaged.update_parameters(state.net)
     state.step += 1
     if state.step < job.order.total_steps:  # a schedule has one rate a step, and none after it
         state.schedule.step()
-    state.loss_sum += loss.detach()
-    return loss.detach()
-
-
-def _end_epoch(
-    job: Job, state: TrainingState, journal: Journal, speed: float | None, heed: Heed
-) -> None:
-    """Validate, record, and keep a checkpoint; `speed` in images a second, None where unknown."""
-    pictured = spread(len(job.val))
-    scored = evaluate(
-        state.net,
-        job.val,
-        job.loss,
-        job.device,
-        job.dtype,
-        job.memory_format,
-        keep=pictured,
-        report=heed,
-    )
-    score = scored.score
-    epoch = state.step // job.order.steps_per_epoch
-    train_loss = float(state.loss_sum) / job.order.steps_per_epoch
-    state.loss_sum.zero_()
-    journal.write(
-        "epoch",
-        state.step,
-        epoch=epoch,
-        train_loss=train_loss,
-        val_loss=score.loss,
-        miou=score.miou,
-        iou=score.iou,
-        pixel_accuracy=score.pixel_accuracy,
-        images_per_second=speed,
-    )
-    pictures = {job.val[i].id: (*job.val[i][1:], scored.predictions[i]) for i in sorted(pictured)}
-    journal.save_samples(pictures, state.step)
-    saved = _save(job, state, scored)
-    journal.write("checkpoint", state.step, miou=score.miou, weights_digest=saved.weights_digest)
-    journal.progress(
-        always=True,
-        step=state.step,
-        total_steps=job.order.total_steps,
-        loss=train_loss,
-        miou=score.miou,
-        images_per_second=speed,
-    )
-    print(
-        f"epoch {epoch}/{job.recipe.epochs}  loss {train_loss:.4f}  val {score.loss:.4f}  "
-        f"mIoU {score.miou:.4f}" + (f"  {speed:.0f} images/s" if speed else ""),
-        flush=True,
-    )
-
-
-def _save(
-    job: Job, state: TrainingState, scored: Evaluation | None
-) -> checkpoint.CheckpointManifest:
-    """Write a checkpoint, and keep only the best and this one."""
-    now: dict[str, object] = {"step": state.step, "epoch": state.step // job.order.steps_per_epoch}
-    if scored:
-        now |= {"miou": scored.score.miou, "iou": scored.score.iou}
-    folder = job.out / "checkpoints"
-    saved = checkpoint.save(folder, job.origin.model_copy(update=now), state.state_dict())
-    checkpoint.keep_best_and_last(folder)
-    return saved
+    state.loss_sum += total
+    return total
 
 
 @dataclass
@@ -216,15 +260,6 @@ class _Throughput:
     def rate(self) -> float:
         seconds = time.perf_counter() - self.since
         return self.images / seconds
-
-
-def _must_be_finite(loss: float, job: Job, state: TrainingState) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            "USER_ERROR",
-            f"The loss is {loss} at step {state.step}: lower the learning rate "
-            f"(--set lr={job.recipe.lr / 10:g}) or use --set precision=fp32.",
-        )
 
 
 def _must_fit(found: checkpoint.Description, wanted: checkpoint.Description) -> None:
@@ -254,6 +289,13 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores but one")
     parser.add_argument(
+        "--save-every",
+        type=float,
+        default=SAVE_EVERY,
+        metavar="MINUTES",
+        help="a checkpoint at least so often (%(default)g); after each epoch in any case",
+    )
+    parser.add_argument(
         "--wandb", default="disabled", choices=("auto", "online", "offline", "disabled")
     )
     parser.add_argument(
@@ -274,63 +316,20 @@ def main() -> int:
     torch.set_num_threads(args.threads or default_threads())
     job: Path = args.job.resolve()
     try:
-        for earlier in (_FAILURE, _TRACEBACK):
-            (job / "out" / earlier).unlink(missing_ok=True)
+        failures.forget(job)
         done = train(
             job,
             run_id=args.run_id or job.name,
             device=args.device,
             workers=args.workers,
             stop=lambda: bool(stopping),
+            save_every=args.save_every,
             wandb=args.wandb,
             wandb_patience=args.wandb_patience,
         )
         return 0 if done else STOPPED
-    except InputError as error:
-        return _fail(job, "BAD_INPUT", str(error), 2)
-    except TrainingError as error:
-        return _fail(job, error.cause, str(error), 1)
-    except torch.OutOfMemoryError:
-        return _fail(
-            job,
-            "OUT_OF_MEMORY",
-            "The GPU's memory is too small for this batch: halve it (--set batch_size=…) or take "
-            "a smaller --set image_size=….",
-            1,
-        )
     except Exception as error:
-        if isinstance(error, OSError) and (said := disk_problem(error, job / "out")):
-            # The record of how far it came leaves its room to the words on why it ended.
-            with suppress(OSError):
-                (job / "out" / Journal.PROGRESS).unlink()
-            return _fail(job, "STORE", said, 1)
-        return _fail(job, "INTERNAL", _unforeseen(job, error), 1)
-
-
-def _unforeseen(job: Path, error: Exception) -> str:
-    """Keep the traceback with what the run leaves, else in the log; returns one sentence."""
-    (what,) = traceback.format_exception_only(error)[-1:]
-    told = f"Training failed unexpectedly, {what.splitlines()[0].rstrip('.')}"
-    said = traceback.format_exc()
-    try:
-        (job / "out").mkdir(exist_ok=True)
-        write_atomically(job / "out" / _TRACEBACK, said.encode(errors="replace"))
-    except OSError:
-        print(said, file=sys.stderr, flush=True)
-        return f"{told}; what is above says where."
-    return f"{told}; {_TRACEBACK} beside {Journal.METRICS} says where."
-
-
-def _fail(job: Path, cause: str, message: str, code: int) -> int:
-    """Leave the cause where whoever started us finds it, and say it, as far as the disk allows."""
-    with suppress(OSError):
-        if job.is_dir():
-            (job / "out").mkdir(exist_ok=True)
-            said = json.dumps({"cause": cause, "message": message}).encode()
-            write_atomically(job / "out" / _FAILURE, said)
-    with suppress(OSError):  # what we say may be kept on that disk as well
-        print(message, file=sys.stderr, flush=True)
-    return code
+        return failures.leave(job, error)
 
 
 if __name__ == "__main__":

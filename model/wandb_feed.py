@@ -82,6 +82,7 @@ def feed(run: "wandb.Run", job: Path, classes: list[str], record: dict[str, Any]
                 "train/epoch_loss": record["train_loss"],
                 "val/loss": record["val_loss"],
                 "val/miou": record["miou"],
+                "val/mean_dice": record["mean_dice"],
                 "val/pixel_accuracy": record["pixel_accuracy"],
                 "images_per_second": record["images_per_second"],
             }

@@ -99,10 +99,14 @@ def show_samples(png: bytes) -> None:
         )
 
 
+def _number(score: float | None) -> str:
+    return "–" if score is None else f"{score:.4f}"
+
+
 def summarise(outcome: Outcome, stages: Sequence[StageRecord], score: "Score") -> None:
     """A table of the stages and a summary in words."""
     classes = "\n".join(
-        f"| {_cell(name)} | {'–' if iou is None else f'{iou:.4f}'} |"
+        f"| {_cell(name)} | {_number(iou)} | {_number(score.dice[name])} |"
         for name, iou in score.iou.items()
     )
     with _if_it_can_be_told():
@@ -124,7 +128,7 @@ def summarise(outcome: Outcome, stages: Sequence[StageRecord], score: "Score") -
                 f"# Run {outcome.run_id}: mIoU {outcome.miou:.4f}\n\n"
                 f"- checkpoint `{outcome.checkpoint}`\n- sha256 `{outcome.sha256}`\n"
                 f"- weights digest `{outcome.weights_digest}`\n- report `{outcome.report}`\n\n"
-                f"| class | IoU |\n|---|---|\n{classes}\n"
+                f"| class | IoU | Dice |\n|---|---|---|\n{classes}\n"
             ),
             key="voc-train-summary",
             description="what came out",

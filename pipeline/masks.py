@@ -41,13 +41,36 @@ _UNKNOWN = 254  # no class has it: there are at most 254
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def read_mask(data: bytes, classes: int, name: str, max_pixels: float) -> Image:
+def read_mask(
+    data: bytes,
+    classes: int,
+    name: str,
+    max_pixels: float,
+    values: tuple[int, ...] | None = None,
+) -> Image:
     """Mask bytes to uint8 [H, W] of class indices below `classes`, 255 for void.
 
-    Palette and grey images hold indices, RGB ones the VOC colours (alpha is ignored). InputError
-    names `name` when the mask is broken, too large, or has an index or colour outside the classes.
+    Palette and grey images hold indices, RGB ones the VOC colours (alpha is ignored). With
+    `values`, the pixel value of each class, all kinds hold those values, RGB ones as shades of
+    grey; 255 is still void unless it is a class's. InputError names `name` when the mask is broken,
+    too large, or has an index, value or colour outside the classes.
     """
-    picture = _open(data, name, _MASK_FORMATS, max_pixels)
+    mask = _held(_open(data, name, _MASK_FORMATS, max_pixels), data, name, grey=values is not None)
+    if values is not None:
+        return _mapped(mask, values, name)
+    present = np.bincount(mask.ravel(), minlength=256)
+    outside = np.flatnonzero(present[classes:VOID]) + classes
+    if outside.size:
+        raise InputError(
+            f"{name} has the class index {outside[0]}, but there are only {classes} classes "
+            f"(0 to {classes - 1}, and {VOID} for void); name all classes with --classes, or the "
+            "value of each with --layout mask_values=…."
+        )
+    return mask
+
+
+def _held(picture: PIL.Image.Image, data: bytes, name: str, *, grey: bool) -> Image:
+    """What a mask's pixels hold, uint8 [H, W]; RGB ones by VOC's colours, or as shades of grey."""
     if picture.mode in ("P", "L"):
         mask = np.asarray(picture)
         if picture.mode == "L" and picture.format == "PNG":
@@ -55,24 +78,39 @@ def read_mask(data: bytes, classes: int, name: str, max_pixels: float) -> Image:
     elif picture.mode == "1":
         mask = np.asarray(picture).astype(np.uint8)
     elif picture.mode in ("RGB", "RGBA"):
-        rgb = np.asarray(picture.convert("RGB")).astype(np.uint32)
-        mask = _class_of_colour()[rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]]
-        if (mask == _UNKNOWN).any():
-            y, x = np.argwhere(mask == _UNKNOWN)[0]
+        rgb = np.asarray(picture.convert("RGB"))
+        if grey:
+            mask, known = rgb[..., 0], (rgb == rgb[..., :1]).all(axis=-1)
+        else:
+            red, green, blue = np.moveaxis(rgb.astype(np.uint32), -1, 0)
+            mask = _class_of_colour()[red << 16 | green << 8 | blue]
+            known = mask != _UNKNOWN
+        if not known.all():
+            y, x = np.argwhere(~known)[0]
+            meant = "shade of grey" if grey else "colour of the VOC palette"
             raise InputError(
                 f"{name} has the colour {tuple(int(v) for v in rgb[y, x])} at row {y}, column {x}, "
-                "which is no colour of the VOC palette; give masks as palette or grey PNGs."
+                f"which is no {meant}; give masks as palette or grey PNGs."
             )
     else:
         raise InputError(f"{name} is a {picture.mode} image; give masks as palette or grey PNGs.")
-    present = np.bincount(mask.ravel(), minlength=256)
-    outside = np.flatnonzero(present[classes:VOID]) + classes
-    if outside.size:
-        raise InputError(
-            f"{name} has the class index {outside[0]}, but there are only {classes} classes "
-            f"(0 to {classes - 1}, and {VOID} for void); name all classes with --classes."
-        )
     return mask
+
+
+def _mapped(mask: Image, values: tuple[int, ...], name: str) -> Image:
+    """Each value's place in `values`; InputError for one that is not there."""
+    table = np.full(256, _UNKNOWN, np.uint8)
+    table[VOID] = VOID  # unless a class has that value
+    table[list(values)] = np.arange(len(values))
+    labels: Image = table[mask]
+    if (labels == _UNKNOWN).any():
+        y, x = np.argwhere(labels == _UNKNOWN)[0]
+        raise InputError(
+            f"{name} has the value {mask[y, x]} at row {y}, column {x}, which no class has; "
+            f"name all with --layout mask_values={','.join(map(str, values))},…, and their classes "
+            "with --classes."
+        )
+    return labels
 
 
 def read_photo(data: bytes, size: tuple[int, int], name: str, max_pixels: float) -> bytes:

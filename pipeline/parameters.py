@@ -15,12 +15,23 @@ from infra.urls import has_secret, without_secrets
 from model.errors import InputError
 from model.recipe import Recipe
 from model.recipes import named
+from pipeline.layouts.layout import Layout
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
+
+# What recipes for one thing tell from the background, by how their names begin; all other recipes
+# are for VOC's classes.
+_THING = {"people-": "person", "carvana-": "car", "simple-fcn": "object"}
+
+
+def default_classes(recipe: str) -> tuple[str, ...]:
+    """The classes that a recipe is for, where none are named."""
+    things = (thing for name, thing in _THING.items() if recipe.startswith(name))
+    return next((("background", thing) for thing in things), VOC_CLASSES)
 
 
 def home() -> Path:
@@ -140,12 +151,15 @@ class Parameters(BaseModel):
 
     archives: tuple[str, ...] = Field(
         min_length=1,
-        description="URLs of devkit archives (path, http(s), s3), each may end in #sha256=…",
+        description="URLs of tar archives (path, http(s), s3), each may end in #sha256=…",
     )
+    layout: Layout = Field(Layout(), description="where the archives keep photos and masks")
     recipe: str = Field("voc-segmentnet", description="name of the recipe; see `voc-train recipes`")
     overrides: dict[str, Any] = Field({}, description="settings of the recipe to change")
     classes: tuple[str, ...] = Field(
-        VOC_CLASSES, min_length=2, max_length=254, description="class names in order of their index"
+        (),  # stands for those of the recipe, also in a form that is sent as it came
+        max_length=254,
+        description="class names in order of their index; by default those the recipe is for",
     )
     max_side: int | None = Field(
         None, ge=8, le=65_535, description="longest side of a photo in the dataset, pixels"
@@ -174,6 +188,14 @@ class Parameters(BaseModel):
     )
     limits: Limits = Limits()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _classes_of_the_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("classes"):
+            return values
+        recipe = values.get("recipe", cls.model_fields["recipe"].default)
+        return values | {"classes": default_classes(str(recipe))}
+
     @field_validator("archives", "store")
     @classmethod
     def _no_secret_in(cls, urls: tuple[str, ...] | str) -> tuple[str, ...] | str:
@@ -189,6 +211,8 @@ class Parameters(BaseModel):
     @field_validator("classes")
     @classmethod
     def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(classes) < 2:
+            raise ValueError("needs at least 2, the first for the background")
         if len(set(classes)) != len(classes) or not all(classes):
             raise ValueError("every class needs a name, and no two the same")
         for name in classes:

@@ -60,6 +60,8 @@ class Outcome(BaseModel):
     sha256: str
     weights_digest: str
     miou: float
+    iou: dict[str, float | None]  # by class
+    dice: dict[str, float | None]
     report: str  # path of the report on this computer
     seconds: dict[str, float]  # by stage
     reused: tuple[str, ...]  # stages whose result was there already

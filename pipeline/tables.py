@@ -33,16 +33,33 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def print_recipes(recipes: Iterable[Recipe]) -> None:
-    """Every recipe with its settings; any of them can be changed by --set."""
-    console = Console(highlight=False)
+    """What each is for, and its net, loss, image size and epochs."""
+    table = Table("recipe", "", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True
     for recipe in recipes:
-        console.print(f"[bold]{recipe.name}[/]  {recipe.summary}")
-        table = Table("setting", "value", "", box=None, pad_edge=False, header_style="dim")
-        for name, field in type(recipe).model_fields.items():
-            if name not in _FIXED:
-                table.add_row(f"  {name}", as_typed(getattr(recipe, name)), _meaning(field))
-        console.print(table)
-        console.print()
+        net = f"{recipe.net} ({recipe.encoder})" if recipe.encoder else recipe.net
+        facts = f"{net}, {recipe.loss}, {recipe.image_size} pixels, {recipe.epochs} epochs"
+        table.add_row(recipe.name, f"{escape(recipe.summary)}\n[dim]{escape(facts)}[/]")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\n`voc-train recipes NAME` shows all settings of one.", style="dim")
+
+
+def print_recipe(recipe: Recipe) -> None:
+    """All settings, those that are not what a new recipe has marked; --set changes any of them."""
+    table = Table("  setting", "value", "", box=None, pad_edge=False, header_style="dim")
+    for name, field in type(recipe).model_fields.items():
+        if name not in _FIXED:
+            value = getattr(recipe, name)
+            own = value != field.default
+            mark, style = ("* ", "bold") if own else ("  ", "")
+            table.add_row(
+                mark + name, as_typed(value), f"[not bold]{escape(_meaning(field))}", style=style
+            )
+    console = Console(highlight=False)
+    console.print(f"[bold]{recipe.name}[/]  {recipe.summary}\n")
+    console.print(table)
+    console.print("\n* not the default; --set KEY=VALUE changes any of them", style="dim")
 
 
 def _meaning(field: FieldInfo) -> str:
@@ -55,14 +72,19 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def print_score(score: "Score") -> None:
-    """IoU by class, and the means."""
-    table = Table("class", "IoU", box=None, pad_edge=False, header_style="bold")
-    table.columns[1].justify = "right"
+    """IoU and Dice by class, and the means."""
+    table = Table("class", "IoU", "Dice", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
     for name, iou in score.iou.items():
-        table.add_row(escape(name), "–" if iou is None else f"{iou:.4f}")
+        table.add_row(escape(name), _share(iou), _share(score.dice[name]))
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"\n[bold]mIoU {score.miou:.4f}[/], pixel accuracy {score.pixel_accuracy:.4f}, "
-        f"{score.images:,} images of {score.split}"
+        f"\n[bold]mIoU {score.miou:.4f}[/], mean Dice {score.mean_dice:.4f}, "
+        f"pixel accuracy {score.pixel_accuracy:.4f}, {score.images:,} images of {score.split}"
     )
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

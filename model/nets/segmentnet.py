@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from model.nets.blocks import ResidualBlock, UpBlock, init_he, pad_to_multiple
+from model.layers import ResidualBlock, UpBlock, init_he, pad_to_multiple
 
 
 class SegmentNet(nn.Module):
@@ -31,10 +31,7 @@ class SegmentNet(nn.Module):
             for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(width, num_classes, 1)
-        init_he(self)
-        # Almost zero: training starts from equal probabilities, not from confident errors, while
-        # the layers below still get a gradient at the first step.
-        nn.init.normal_(self.head.weight, std=0.01)
+        init_he(self, self.head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Score every class at every pixel.
@@ -56,3 +53,6 @@ class SegmentNet(nn.Module):
             features = up(features, skips.pop())
         logits: Tensor = self.head(features)
         return logits[..., :height, :width]
+
+
+build = SegmentNet

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from infra.failure import Failure
 from model.errors import InputError
-from pipeline.cli import rental, runs, stored
+from pipeline.cli import learning, rental, runs, stored
 from pipeline.cli.options import this_run
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.add_typer(runs.app, name="run")
 app.command(short_help="Try the whole rental here, against a simulated Linode.")(runs.rehearse)
 app.add_typer(stored.app)
+app.add_typer(learning.app)
 app.add_typer(rental.app)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it

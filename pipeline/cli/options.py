@@ -24,12 +24,25 @@ Archives = Annotated[
     typer.Option(
         "--archive",
         metavar="URL",
-        help="Path or URL (http, s3) of a VOC-style tar; may end in #sha256=…. Repeatable.",
+        help="Path or URL (http, s3) of a tar of photos and masks; may end in #sha256=…. "
+        "Repeatable.",
+    ),
+]
+Layout = Annotated[
+    list[str],
+    typer.Option(
+        "--layout",
+        metavar="KIND|KEY=VALUE",
+        help="devkit, carvana or folders, where the archive does not show it; or one of photos, "
+        "masks, mask_suffix, group, val_share, mask_values. Repeatable.",
     ),
 ]
 Classes = Annotated[
     str | None,
-    typer.Option(help="Class names by index, with commas. Default: VOC's 21.", show_default=False),
+    typer.Option(
+        help="Class names by index, with commas. Default: the recipe's, mostly VOC's 21.",
+        show_default=False,
+    ),
 ]
 MaxSide = Annotated[int | None, typer.Option(help="Shrink photos to this longest side, pixels.")]
 SkipMissing = Annotated[
@@ -76,7 +89,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 def parameters_of(**values: Any) -> Parameters:
     """The parameters from what was typed; what was not typed keeps its default."""
     if not values["archives"]:
-        raise InputError("Name at least one --archive: a path or URL of a VOC-style tar.")
+        raise InputError("Name at least one --archive: a path or URL of a tar of photos and masks.")
     values = given(**values)
     if not all(url.strip() for url in values["archives"]):
         raise InputError("An --archive is empty; give a path or a URL.")
@@ -133,6 +146,11 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
             raise InputError(f"{option} {text!r} is not KEY=VALUE, like {option} epochs=5.")
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+def layout_of(texts: list[str]) -> dict[str, str]:
+    """What was said of the archives' layout; a word alone is its kind."""
+    return pairs([text if "=" in text else f"kind={text}" for text in texts], "--layout")
 
 
 def run_id(run: str) -> str:

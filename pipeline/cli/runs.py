@@ -16,6 +16,7 @@ from pipeline.cli.options import (
     Device,
     Json,
     Keep,
+    Layout,
     Limits,
     MaxSide,
     NoReaper,
@@ -33,6 +34,7 @@ from pipeline.cli.options import (
     Workers,
     Yes,
     given,
+    layout_of,
     must_agree,
     pairs,
     parameters_of,
@@ -49,6 +51,7 @@ app = typer.Typer(help="Run the whole flow.", no_args_is_help=True)
 @app.command("local", short_help="Run it on this computer.")
 def run_local(
     archive: Archives = [],  # noqa: B006  # typer's way
+    layout: Layout = [],  # noqa: B006
     recipe: Recipe = "voc-segmentnet",
     set_: Overrides = [],  # noqa: B006
     classes: Classes = None,
@@ -67,6 +70,7 @@ def run_local(
     """
     parameters = parameters_of(
         archives=archive,
+        layout=layout_of(layout),
         recipe=recipe,
         overrides=pairs(set_, "--set"),
         classes=classes,
@@ -85,6 +89,7 @@ def run_local(
 @app.command("linode", short_help="Rent a GPU at Linode, train there, delete it.")
 def run_linode(
     archive: Archives = [],  # noqa: B006
+    layout: Layout = [],  # noqa: B006
     recipe: Recipe = "voc-segmentnet",
     set_: Overrides = [],  # noqa: B006
     classes: Classes = None,
@@ -117,6 +122,7 @@ def run_linode(
     parameters = parameters_of(
         machine="linode",
         archives=archive,
+        layout=layout_of(layout),
         recipe=recipe,
         overrides=pairs(set_, "--set"),
         classes=classes,
@@ -152,6 +158,7 @@ def run_linode(
 def run_ssh(
     host: Annotated[str, typer.Argument(metavar="USER@HOST[:PORT]")],
     archive: Archives = [],  # noqa: B006
+    layout: Layout = [],  # noqa: B006
     python: Annotated[
         str,
         typer.Option(
@@ -180,6 +187,7 @@ def run_ssh(
         ssh_host=host,
         ssh_python=python,
         archives=archive,
+        layout=layout_of(layout),
         recipe=recipe,
         overrides=pairs(set_, "--set"),
         classes=classes,
@@ -197,6 +205,7 @@ def run_ssh(
 
 def rehearse(
     archive: Archives = [],  # noqa: B006
+    layout: Layout = [],  # noqa: B006
     recipe: Recipe = "tiny",
     set_: Overrides = [],  # noqa: B006
     classes: Classes = None,
@@ -224,6 +233,7 @@ def rehearse(
     parameters = parameters_of(
         machine="linode",
         archives=shown,
+        layout=layout_of(layout),
         recipe=recipe,
         overrides=pairs(set_, "--set"),
         classes=classes or (None if archive else "background,disc,ring,cross"),

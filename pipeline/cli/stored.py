@@ -7,15 +7,17 @@ import typer
 from pydantic_core import to_json
 
 from infra.stores import Store
-from model.recipes import RECIPES
+from model.recipes import RECIPES, named
 from pipeline.cli.options import (
     Archives,
     Device,
     Json,
+    Layout,
     Limits,
     MaxSide,
     SkipMissing,
     StoreUrl,
+    layout_of,
     pairs,
     parameters_of,
     run_id,
@@ -26,14 +28,23 @@ app = typer.Typer()
 
 
 @app.command()
-def recipes(json: Json = False) -> None:
-    """List the recipes and their settings."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe; without one, all in a table.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the recipes, or one with all its settings."""
+    chosen = RECIPES if name is None else {name: named(name)}
     if json:
-        print(to_json(RECIPES).decode())
+        print(to_json(chosen).decode())
         return
-    from pipeline.tables import print_recipes
+    from pipeline.tables import print_recipe, print_recipes
 
-    print_recipes(RECIPES.values())
+    if name is None:
+        print_recipes(chosen.values())
+    else:
+        print_recipe(chosen[name])
 
 
 @app.command()
@@ -76,6 +87,7 @@ def fetch(
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt")],
     archive: Archives = [],  # noqa: B006
+    layout: Layout = [],  # noqa: B006
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     max_side: MaxSide = None,
     skip_missing: SkipMissing = False,
@@ -91,6 +103,7 @@ def evaluate(
 
     parameters = parameters_of(
         archives=archive,
+        layout=layout_of(layout),
         max_side=max_side,
         skip_missing=skip_missing,
         store=store,

@@ -28,12 +28,13 @@ from model.indexed_tar import TarReader, TarWriter
 from pipeline.archive import Archive, local_tar, must_be_unchanged
 from pipeline.dataset import dataset_prefix, is_whole
 from pipeline.download.spool import writable
+from pipeline.layouts.found import Pair
 from pipeline.masks import fit, read_mask, read_photo
 from pipeline.parameters import Limits
 from pipeline.progress import Progress, silent
-from pipeline.stages.separate import Pair, Separation
+from pipeline.stages.separate import Separation
 
-_FORMAT, _LIMITS = 1, Limits()
+_FORMAT, _LIMITS = 2, Limits()
 _AHEAD = 4  # pairs in flight a thread: enough to keep it busy, few enough for flat memory
 
 
@@ -54,6 +55,7 @@ def build_dataset(
     spool: Path,
     *,
     classes: tuple[str, ...],
+    mask_values: tuple[int, ...] | None = None,
     max_side: int | None = None,
     max_pixels: float = _LIMITS.photo_pixels,
     shard_bytes: int = _LIMITS.shard_bytes,
@@ -64,14 +66,21 @@ def build_dataset(
     """Build the dataset of `separation`; True when it was there already.
 
     Raises InputError naming the photo or mask that is broken, too large, of another size than its
-    counterpart, or has a class index outside `classes`; for an archive that changes meanwhile; and
-    when a split that is needed has samples, but no pixel of a class.
+    counterpart, or has a class index outside `classes` or a value outside `mask_values`; when those
+    two are not as many; for an archive that changes meanwhile; and when a split that is needed has
+    samples, but no pixel of a class.
     """
+    if mask_values is not None and len(mask_values) != len(classes):
+        raise InputError(
+            f"There are {len(classes)} classes ({', '.join(classes[:3])}, …), but --layout "
+            f"mask_values names {len(mask_values)} values; give one for each of --classes."
+        )
     by_hash = {archive.sha256: archive for archive in archives}
     inputs = {
         "format": _FORMAT,
         "separation": separation.key,
         "classes": classes,
+        "mask_values": mask_values,
         "max_side": max_side,
         "shard_bytes": shard_bytes,
     }
@@ -79,7 +88,7 @@ def build_dataset(
     prefix = dataset_prefix(key)
     done = store.read(f"{prefix}/manifest.json", Manifest)
     if done and is_whole(done, store):
-        _must_have_classes(needed, done, by_hash.values())
+        _must_have_classes(needed, done, by_hash.values(), mask_values)
         return done, True
 
     threads = threads or os.cpu_count() or 1
@@ -98,7 +107,7 @@ def build_dataset(
 
         def convert(pair: Pair) -> _Converted:
             source, tar = by_hash[pair.archive].source, tars[pair.archive]
-            return _convert(pair, tar, source, len(classes), max_side, max_pixels)
+            return _convert(pair, tar, source, len(classes), mask_values, max_side, max_pixels)
 
         converted = _in_order(pool, convert, separation.pairs, threads * _AHEAD)
         index_path = scratch / "index.jsonl"
@@ -135,17 +144,31 @@ def build_dataset(
         index_sha256=index_sha256,
         left_out=separation.left_out(),
     )
-    _must_have_classes(needed, manifest, by_hash.values())
+    _must_have_classes(needed, manifest, by_hash.values(), mask_values)
     store.write(f"{prefix}/manifest.json", manifest)
     return manifest, False
 
 
-def _must_have_classes(needed: Iterable[str], built: Manifest, archives: Iterable[Archive]) -> None:
+def _must_have_classes(
+    needed: Iterable[str],
+    built: Manifest,
+    archives: Iterable[Archive],
+    mask_values: tuple[int, ...] | None,
+) -> None:
     """What has nothing but void can neither teach nor judge, and would seem to do so."""
+    sources = ", ".join(archive.source for archive in archives)
+    pixels = [built.pixels[split] for split in needed]
+    if len(built.classes) == 2 and mask_values is None:
+        _, thing, void = (sum(of) for of in zip(*pixels, strict=True))
+        if void and not thing and any(of[0] for of in pixels):
+            raise InputError(
+                f"The masks of {sources} hold only 0 and {VOID}, where {VOID} is void, so none has "
+                f"a pixel of {built.classes[1]}; if white means {built.classes[1]}, say --layout "
+                f"mask_values=0,{VOID}."
+            )
     for split in needed:
         *of_classes, void = built.pixels[split]
         if void and not any(of_classes):
-            sources = ", ".join(archive.source for archive in archives)
             raise InputError(
                 f"The {split} masks of {sources} have no pixel but void ({VOID}); give masks that "
                 "hold class indices."
@@ -157,11 +180,13 @@ def _convert(
     tar: TarReader,
     source: str,
     classes: int,
+    mask_values: tuple[int, ...] | None,
     max_side: int | None,
     max_pixels: float,
 ) -> _Converted:
     """One pair, from bytes in the archive to bytes in the shard; runs in a thread."""
-    mask = read_mask(tar.read(*pair.mask), classes, f"{source}: {pair.mask_name}", max_pixels)
+    called = f"{source}: {pair.mask_name}"
+    mask = read_mask(tar.read(*pair.mask), classes, called, max_pixels, mask_values)
     size: tuple[int, int] = mask.shape[0], mask.shape[1]
     name = f"{source}: {pair.photo_name}"
     photo = read_photo(tar.read(*pair.photo), size, name, max_pixels)

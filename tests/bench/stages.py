@@ -99,13 +99,14 @@ def train(recipe_name: str, steps: int, folder: Path) -> Figures:
     dtype = pick_precision(recipe.precision, where)
     net = build_net(recipe, len(VOC_CLASSES)).to(where).to(memory_format=torch.channels_last)
     optimiser, loss_of = build_optimiser(recipe, net), build_loss(recipe)
-    side = recipe.image_size
-    images = torch.randint(0, 256, (recipe.batch_size, 3, side, side), dtype=torch.uint8)
-    targets = torch.randint(0, len(VOC_CLASSES), (recipe.batch_size, side, side)).to(where)
+    size = recipe.image_size
+    images = torch.randint(0, 256, (recipe.batch_size, 3, *size), dtype=torch.uint8)
+    targets = torch.randint(0, len(VOC_CLASSES), (recipe.batch_size, *size)).to(where)
 
     def step() -> None:
         with autocast(where, dtype):
-            logits = net(normalise(images.to(where)).contiguous(memory_format=torch.channels_last))
+            seen = normalise(images.to(where), recipe.normalise)
+            logits = net(seen.contiguous(memory_format=torch.channels_last))
         optimiser.zero_grad(set_to_none=True)
         loss_of(logits, targets).backward()
         optimiser.step()

@@ -16,7 +16,8 @@ from model.dataset import VOID
 from model.images import Image
 from tiny import COLOURS, RECIPE, labelled
 
-SIZE = RECIPE.image_size
+SIZE = RECIPE.image_size.height
+PLAIN = {"jitter": 0, "rotate": 0, "scale": (1, 1), "flip": 0}
 
 
 def ramp(height: int, width: int) -> Image:
@@ -115,15 +116,56 @@ def test_scale_position_and_flip_are_drawn_independently() -> None:
 
 @pytest.mark.parametrize(("flip", "forwards"), [(0, True), (1, False)])
 def test_flip(flip: float, forwards: bool) -> None:
-    recipe = RECIPE.override({"jitter": 0, "rotate": 0, "scale": (1, 1), "flip": flip})
+    recipe = RECIPE.override(PLAIN | {"flip": flip})
     photo, mask = ramp(40, 40), np.zeros((40, 40), np.uint8)
     for seed in range(5):
         image, _ = Augmentation(recipe)(photo, mask, seed)
         assert (image[0, 0, 1] < image[0, -1, 1]) == forwards
 
 
+def test_vertical_flip() -> None:
+    recipe = RECIPE.override(PLAIN | {"flip_vertical": 1})
+    image, _ = Augmentation(recipe)(ramp(40, 40), np.zeros((40, 40), np.uint8), 0)
+    assert image[0, 0, 0] > image[-1, 0, 0]
+    drawn = RECIPE.override(PLAIN | {"flip_vertical": 0.1})
+    rows = [
+        Augmentation(drawn)(ramp(40, 40), np.zeros((40, 40), np.uint8), s)[0] for s in range(99)
+    ]
+    assert 2 <= sum(int(image[0, 0, 0] > image[-1, 0, 0]) for image in rows) <= 25
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (12, 10), (24, 36), (1, 1)], ids=str)
+def test_resize_shows_the_whole_photo_at_any_size(shape: tuple[int, int]) -> None:
+    recipe = RECIPE.override(PLAIN | {"fit": "resize", "image_size": "24x36"})
+    height, width = shape
+    mask = np.zeros(shape, np.uint8)
+    mask[: height // 2], mask[:, : width // 2] = 1, 2
+    image, target = Augmentation(recipe)(COLOURS[mask], mask, 0)
+    assert image.shape == (24, 36, 3)
+    assert target.shape == (24, 36)
+    for part in (np.s_[0, -1], np.s_[-1, -1], np.s_[-1, 0]):
+        wanted = mask[part]
+        assert target[part] == wanted
+        np.testing.assert_allclose(image[part].astype(int), COLOURS[wanted].astype(int), atol=3)
+    assert set(np.unique(target)) <= set(np.unique(mask))  # classes are never mixed
+
+
+def test_pad_leaves_what_fits_as_it_is_and_shrinks_the_rest() -> None:
+    recipe = RECIPE.override(PLAIN | {"fit": "pad", "image_size": "20x30"})
+    augment = Augmentation(recipe)
+    photo, mask = labelled(0, 17, 30)
+    image, target = augment(photo, mask, 0)
+    np.testing.assert_array_equal(image, photo)
+    np.testing.assert_array_equal(target, mask)
+    shapes = {(40, 30): (20, 15), (20, 60): (10, 30), (400, 1): (20, 1)}
+    for (height, width), wanted in shapes.items():
+        image, target = augment(*labelled(0, height, width), 0)
+        assert image.shape == (*wanted, 3)
+        assert target.shape == wanted
+
+
 def test_without_any_setting_it_only_crops() -> None:
-    recipe = RECIPE.override({"jitter": 0, "rotate": 0, "scale": (1, 1), "flip": 0})
+    recipe = RECIPE.override(PLAIN)
     photo, mask = ramp(40, 50), np.arange(2000, dtype=np.uint8).reshape(40, 50) % 3
     for seed in range(5):
         image, target = Augmentation(recipe)(photo, mask, seed)
@@ -134,7 +176,7 @@ def test_without_any_setting_it_only_crops() -> None:
 
 def test_jitter_leaves_the_mask_alone() -> None:
     photo, mask = labelled(0, SIZE, SIZE)
-    recipe = RECIPE.override({"jitter": 1, "rotate": 0, "scale": (1, 1), "flip": 0})
+    recipe = RECIPE.override(PLAIN | {"jitter": 1})
     images = set()
     for seed in range(10):
         image, target = Augmentation(recipe)(photo, mask, seed)

@@ -16,6 +16,7 @@ from model.dataset import VOID, Dataset
 from model.errors import InputError
 from model.evaluate import evaluate, evaluate_checkpoint, main
 from model.images import decode_mask
+from model.inference import Predictor
 from model.loader import normalise
 from model.losses import build_loss
 from model.nets import build_net
@@ -23,9 +24,11 @@ from model.nets.segmentnet import SegmentNet
 from model.train import train
 from tiny import CLASSES, RECIPE, journal, write_dataset, write_job
 
-CPU = torch.device("cpu")
-LAYOUT = torch.channels_last
 LOSS = build_loss(RECIPE.override({"loss": "cross_entropy"}))
+
+
+def predictor(net: nn.Module, dtype: torch.dtype = torch.float32) -> Predictor:
+    return Predictor(net, RECIPE, torch.device("cpu"), dtype, torch.channels_last)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,8 @@ def test_the_score_is_the_one_of_the_saved_predictions(job: Path) -> None:
             union[index] += (ours | truth).sum()
     assert best["miou"] == pytest.approx(np.mean(hits / union), abs=1e-12)
     assert [best["iou"][name] for name in CLASSES] == pytest.approx(list(hits / union), abs=1e-12)
+    dice = 2 * hits / (union + hits)
+    assert [best["dice"][name] for name in CLASSES] == pytest.approx(list(dice), abs=1e-12)
     assert best["pixel_accuracy"] == pytest.approx(right / counted, abs=1e-12)
 
 
@@ -143,9 +148,7 @@ def test_one_image_at_a_time_at_its_own_size_in_eval_mode(job: Path, training: b
     net = Watched().train(training)
     heard: list[tuple[int, int]] = []
     data = Dataset(job / "dataset", "val")
-    found = evaluate(
-        net, data, LOSS, CPU, torch.float32, LAYOUT, keep={2}, report=lambda *x: heard.append(x)
-    )
+    found = evaluate(predictor(net), data, LOSS, keep={2}, report=lambda *x: heard.append(x))
     assert net.training == training
     sizes = [(17 + i, 26 - i) for i in range(4)]
     assert [image.shape for image in net.images] == [(1, 3, *size) for size in sizes]
@@ -160,9 +163,9 @@ def test_one_image_at_a_time_at_its_own_size_in_eval_mode(job: Path, training: b
 def test_the_net_sees_what_it_saw_in_training(job: Path) -> None:
     net = Watched()
     data = Dataset(job / "dataset", "val")
-    evaluate(net, data, LOSS, CPU, torch.bfloat16, LAYOUT)
+    evaluate(predictor(net, torch.bfloat16), data, LOSS)
     photo = torch.from_numpy(data[0].photo).permute(2, 0, 1)[None]
-    torch.testing.assert_close(net.images[0], normalise(photo))
+    torch.testing.assert_close(net.images[0], normalise(photo, "imagenet"))
     assert net.modes == {(False, False, True)}  # autocast
 
 
@@ -173,14 +176,14 @@ def test_the_mode_is_restored_after_a_failure(job: Path) -> None:
 
     net = Broken().train()
     with pytest.raises(MemoryError):
-        evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32, LAYOUT)
+        evaluate(predictor(net), Dataset(job / "dataset", "val"), LOSS)
     assert net.training
 
 
 def test_evaluating_changes_nothing_in_the_net(job: Path) -> None:
     net = build_net(RECIPE, 3).train()
     before = checkpoint.weights_digest(net.state_dict())
-    evaluate(net, Dataset(job / "dataset", "val"), LOSS, CPU, torch.float32, LAYOUT)
+    evaluate(predictor(net), Dataset(job / "dataset", "val"), LOSS)
     assert checkpoint.weights_digest(net.state_dict()) == before
 
 
@@ -188,7 +191,7 @@ def test_a_class_that_occurs_nowhere_has_no_iou(tmp_path: Path) -> None:
     blank = (np.zeros((9, 11, 3), np.uint8), np.ones((9, 11), np.uint8))
     write_dataset(tmp_path / "d", {"val": [blank]})
     data = Dataset(tmp_path / "d", "val")
-    score = evaluate(Watched(), data, LOSS, CPU, torch.float32, LAYOUT).score
+    score = evaluate(predictor(Watched()), data, LOSS).score
     assert score.iou == {"background": None, "red": 1.0, "green": None}
     assert score.miou == 1.0
 
@@ -218,7 +221,7 @@ def test_command_line(
     assert run(monkeypatch, blob(job), job / "dataset") == 0
     text = capsys.readouterr().out
     for name, iou in score.iou.items():
-        assert re.search(rf"\b{name} +{iou:.4f}$", text, re.MULTILINE)
+        assert re.search(rf"\b{name} +{iou:.4f} +{score.dice[name]:.4f}$", text, re.MULTILINE)
     assert f"mIoU {score.miou:.4f}" in text
     assert run(monkeypatch, blob(job), job / "dataset", "--json") == 0
     assert json.loads(capsys.readouterr().out) == score.model_dump()

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from model.dataset import Dataset
+from model.dataset import VOID, Dataset
 from model.errors import InputError
+from model.images import OUTSIDE
 from model.loader import Batch, as_batch, normalise, training_batches
 from model.order import BatchOrder
 from tiny import RECIPE, labelled, write_dataset
 
 
-def batches(folder: Path, workers: int, *, seed: int = 0, start: int = 0) -> list[Batch]:
-    recipe = RECIPE.override({"seed": seed})
+def batches(folder: Path, workers: int, *, start: int = 0, **settings: object) -> list[Batch]:
+    recipe = RECIPE.override(settings)
     data = Dataset(folder, "train")
-    order = BatchOrder(seed, len(data), recipe.batch_size, epochs=2)
+    order = BatchOrder(recipe.seed, len(data), recipe.batch_size, recipe.epochs)
     return list(training_batches(data, recipe, order, workers, start=start, pin_memory=False))
 
 
@@ -85,9 +86,53 @@ def test_as_batch_puts_channels_first() -> None:
         np.testing.assert_array_equal(targets[i].numpy(), mask)
 
 
+def test_smaller_photos_are_padded_with_void() -> None:
+    pairs = [labelled(0, 5, 9), labelled(1, 7, 3)]
+    images, targets = as_batch(pairs)
+    assert images.shape == (2, 3, 7, 9)
+    for i, (photo, mask) in enumerate(pairs):
+        height, width = mask.shape
+        inside = images[i, :, :height, :width].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(inside, photo)
+        np.testing.assert_array_equal(targets[i, :height, :width].numpy(), mask)
+        assert int((targets[i] != VOID).sum()) == int((mask != VOID).sum())
+        outside = torch.tensor(OUTSIDE, dtype=torch.uint8)[:, None, None].expand(3, 7, 9).clone()
+        outside[:, :height, :width] = images[i, :, :height, :width]
+        assert torch.equal(images[i], outside)
+
+
+def test_photos_of_different_size_share_a_batch(dataset: Path) -> None:
+    whole = batches(dataset, 0, fit="pad", rotate=0, scale=(1, 1), image_size=64)
+    assert {tuple(batch.targets.shape[1:]) for batch in whole} != {(16, 16)}
+    sizes = [s for b in whole for s in sorted(int((t != VOID).any(1).sum()) for t in b.targets)]
+    assert len(set(sizes)) > 2
+    assert equal(whole, batches(dataset, 2, fit="pad", rotate=0, scale=(1, 1), image_size=64))
+
+
+def test_multi_scale_draws_one_size_a_batch_whatever_the_workers(dataset: Path) -> None:
+    settings = {"multi_scale": (0.5, 1, 1.5), "epochs": 10}
+    found = batches(dataset, 0, **settings)
+    sides = [batch.targets.shape[1] for batch in found]
+    assert {side: batch.images.shape[2:] for side, batch in zip(sides, found, strict=True)} == {
+        8: (8, 8), 16: (16, 16), 24: (24, 24)
+    }  # fmt: skip
+    assert sides[:15] != sides[15:]
+    assert equal(found[7:], batches(dataset, 2, start=7, **settings))
+
+
+def test_per_image_standardisation() -> None:
+    images = torch.randint(0, 256, (2, 3, 8, 9), dtype=torch.uint8)
+    images[1] //= 8
+    done = normalise(images, "per-image")
+    for image, own in zip(images.double(), done.double(), strict=True):
+        wanted = (image - image.mean()) / image.std(correction=0)
+        torch.testing.assert_close(own, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(normalise(torch.full((1, 3, 2, 2), 9), "per-image"), torch.zeros(1, 3, 2, 2))
+
+
 def test_normalise_uses_imagenets_figures() -> None:
     images = torch.tensor([[255 * 0.485, 255 * 0.456, 255 * 0.406], [255.0, 0.0, 255.0]])
-    done = normalise(images.view(2, 3, 1, 1).expand(2, 3, 4, 5)).to(torch.float64)
+    done = normalise(images.view(2, 3, 1, 1).expand(2, 3, 4, 5), "imagenet").to(torch.float64)
     assert done.shape == (2, 3, 4, 5)
     torch.testing.assert_close(
         done[0], torch.zeros(3, 4, 5, dtype=torch.float64), atol=1e-6, rtol=0

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 from torchmetrics.classification import (
+    BinaryF1Score,
+    BinaryJaccardIndex,
     MulticlassAccuracy,
     MulticlassF1Score,
     MulticlassJaccardIndex,
@@ -52,7 +54,29 @@ def test_scores_worked_by_hand() -> None:
     assert iou[3].isnan()
     assert dice[3].isnan()
     assert matrix.miou() == pytest.approx((2 / 5 + 2 / 4 + 0) / 3)
+    assert matrix.mean_dice() == pytest.approx((4 / 7 + 4 / 6 + 0) / 3)
     assert matrix.pixel_accuracy() == pytest.approx(4 / 7)
+
+
+def test_two_classes_agree_with_the_binary_scores_of_torchmetrics() -> None:
+    prediction, target = random_set(classes=2)
+    matrix = ConfusionMatrix(2)
+    matrix.update(prediction, target)
+    args = (prediction.long(), target.long())
+    iou = BinaryJaccardIndex(ignore_index=VOID)(*args)
+    assert matrix.iou()[1].item() == pytest.approx(iou.item())
+    dice = BinaryF1Score(ignore_index=VOID)(*args)
+    assert matrix.dice()[1].item() == pytest.approx(dice.item())
+
+
+def test_padding_with_void_counts_nothing() -> None:
+    prediction, target = random_set()
+    wide, void = torch.full((6, 20, 13), 2, dtype=torch.uint8), torch.full((6, 20, 13), VOID)
+    wide[:, 5:13, 1:10], void[:, 5:13, 1:10] = prediction, target
+    matrix, padded = ConfusionMatrix(5), ConfusionMatrix(5)
+    matrix.update(prediction, target)
+    padded.update(wide, void)
+    assert torch.equal(matrix.counts, padded.counts)
 
 
 def test_agrees_with_torchmetrics() -> None:
@@ -66,6 +90,8 @@ def test_agrees_with_torchmetrics() -> None:
     assert matrix.miou() == pytest.approx(mean.item())
     f1 = MulticlassF1Score(7, average="none", ignore_index=VOID)(*args)
     assert matrix.dice()[:5].tolist() == pytest.approx(f1[:5].tolist())
+    mean = MulticlassF1Score(7, average="macro", ignore_index=VOID)(*args)
+    assert matrix.mean_dice() == pytest.approx(mean.item())
     accuracy = MulticlassAccuracy(7, average="micro", ignore_index=VOID)(*args)
     assert matrix.pixel_accuracy() == pytest.approx(accuracy.item())
 
@@ -96,6 +122,7 @@ def test_nothing_counted_scores_zero() -> None:
     matrix.update(torch.zeros(2, 2, dtype=torch.uint8), torch.full((2, 2), VOID))
     assert matrix.iou().isnan().all()
     assert matrix.miou() == 0.0
+    assert matrix.mean_dice() == 0.0
     assert matrix.pixel_accuracy() == 0.0
 
 

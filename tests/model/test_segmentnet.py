@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.layers import ResidualBlock, pad_to_multiple
 from model.losses import build_loss
-from model.nets.blocks import ResidualBlock, pad_to_multiple
 from model.nets.segmentnet import SegmentNet
 from tiny import RECIPE
 
@@ -111,12 +111,12 @@ def test_a_skip_leaves_every_level() -> None:
     assert spans == sorted(set(spans))
 
 
-def test_training_starts_from_equal_probabilities() -> None:
+def test_training_starts_without_confident_errors() -> None:
     net = build(classes=21, width=8)
     images = random_images(4, 3, 32, 32).requires_grad_()
     target = torch.randint(0, 21, (4, 32, 32), generator=torch.Generator().manual_seed(1))
     loss = F.cross_entropy(net(images), target)
-    assert loss.item() == pytest.approx(math.log(21), abs=0.02)
+    assert math.log(21) < loss.item() < math.log(21) + 0.6
     loss.backward()
     # No weight may be dead at the first step, which all below a head of zeros would be.
     for name, weight in net.named_parameters():

@@ -15,7 +15,7 @@ from model.nets import build_net
 from model.optim import build_optimiser, build_schedule
 from model.state import TrainingState
 from model.train import train
-from tiny import RECIPE, journal, run_main, steps, weights_digest, write_job
+from tiny import RECIPE, journal, run_main, steps, write_job
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,6 @@ def test_best_and_last_are_kept_and_described(learned: Path) -> None:
     assert (description.step, description.epoch, description.steps_per_epoch) == (30, 10, 3)
     assert description.miou == epochs[-1]["miou"]
     assert description.run_id == description.wandb_id == "run-7"
-    digests = {
-        record["step"]: record["weights_digest"] for record in journal(learned, "checkpoint")
-    }
-    assert digests[30] == weights_digest(learned)
 
 
 def test_a_finished_run_called_again_does_nothing(
@@ -131,7 +127,7 @@ def test_fewer_samples_than_the_batch_size(tmp_path: Path) -> None:
 def test_any_length_and_warm_up_has_a_rate_for_every_step(warm_up: float, epochs: int) -> None:
     recipe = RECIPE.override({"warm_up": warm_up})
     optimiser = build_optimiser(recipe, build_net(recipe, 3))
-    schedule = build_schedule(recipe, optimiser, epochs)
+    schedule = build_schedule(recipe, optimiser, epochs, 1)
     for step in range(epochs):
         assert 0 < float(schedule.get_last_lr()[0]) <= recipe.lr * 1.000001
         optimiser.step()

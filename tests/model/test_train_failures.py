@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -9,10 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 
 from model import checkpoint
 from model.journal import Journal
+from model.saver import Saver
 from small_disk import Disk
 from tiny import run_main, write_job
 
@@ -37,6 +41,50 @@ def test_a_loss_that_is_no_number_fails_with_the_cure(
     assert "(--set lr=1)" in said["message"]
     assert capsys.readouterr().err.strip() == said["message"]
     assert not list((job / "out").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        ({}, "4 images of 16 pixels, 4 at a time.*accumulate=2.*batch_size=2.*image_size"),
+        ({"accumulate": 4}, "one at a time.*smaller --set image_size"),
+    ],
+    ids=["whole", "in parts"],
+)
+def test_too_little_memory_names_the_batch_and_the_cure(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    cure: str,
+) -> None:
+    job = write_job(tmp_path / "job", **settings)
+    monkeypatch.setattr("model.job.build_loss", lambda *_: lambda *_: torch.empty(1 << 50).sum())
+    assert run_main(monkeypatch, job) == 1
+    said = failure(job)
+    assert said["cause"] == "OUT_OF_MEMORY"
+    assert re.search(cure, said["message"])
+    assert capsys.readouterr().err.strip() == said["message"]
+
+
+def test_a_loader_that_is_killed_is_named_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(tmp_path / "job", epochs=500, batch_size=1)
+    save = Saver.save
+
+    def kill_loaders(*arguments: Any) -> None:
+        save(*arguments)
+        for child in psutil.Process().children():
+            child.kill()
+
+    monkeypatch.setattr(Saver, "save", kill_loaders)
+    assert run_main(monkeypatch, job, "--workers", "1") == 1
+    said = failure(job)
+    assert said["cause"] == "OUT_OF_MEMORY"
+    assert "A loader process was killed" in said["message"]
+    assert "--workers 1" in said["message"]
+    assert checkpoint.newest(job / "out" / "checkpoints")  # what was learned is not lost
 
 
 def test_a_failure_is_forgotten_when_the_next_attempt_succeeds(

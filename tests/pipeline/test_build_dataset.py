@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from devkit import devkit, encoded, extracted, jpeg, mask_of, palette_png, prepared
+from folder_archives import black_and_white, two_folders
 from infra.stores import Store
 from model.dataset import SPLITS, Dataset, Manifest, read_index
 from model.errors import InputError
@@ -20,6 +21,7 @@ from model.images import decode_mask, decode_photo, sample_digest
 from model.indexed_tar import TarReader
 from model.palette import colourise
 from pipeline.dataset import dataset_prefix
+from pipeline.layouts.layout import Layout
 from pipeline.parameters import VOC_CLASSES
 from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.separate import separate
@@ -356,3 +358,55 @@ def test_a_mask_of_nothing_but_void_is_taken(tmp_path: Path, store: Store, spool
     void = {"one": palette_png(np.full_like(mask_of(), 255))}
     _, manifest = prepared(store, spool, devkit(tmp_path / "a.tar", masks=void))
     assert manifest.counts["train"] == 2
+
+
+TWO = ("background", "thing")
+
+
+def test_white_that_would_be_void_is_refused_with_the_cure(
+    tmp_path: Path, store: Store, spool: Path
+) -> None:
+    """Such a net would learn that everything is background, and score well."""
+    path = two_folders(tmp_path / "a.tar")
+    told = r"masks of .*a.tar hold only 0 and 255.*of thing; if white.*--layout mask_values=0,255\."
+    for needed in (("train", "val"), ("val",)):
+        with pytest.raises(InputError, match=told):
+            prepared(store, spool, path, classes=TWO, needed=needed)
+    assert not [entry for entry in store.list("datasets") if entry.key.endswith("manifest.json")]
+    for values in ((0, 255), (255, 0)):
+        layout = Layout(mask_values=values)
+        _, manifest = prepared(store, spool, path, classes=TWO, layout=layout)
+        assert manifest.pixels["train"][2] == 0
+        assert all(manifest.pixels["train"][:2])
+
+
+def test_a_class_that_no_photo_shows_is_no_reason_to_refuse(
+    tmp_path: Path, store: Store, spool: Path
+) -> None:
+    """Only where white is void and there is nothing else does it look like a mistake."""
+    path = two_folders(tmp_path / "a.tar")
+    three = prepared(store, spool, path, classes=(*TWO, "other"))[1]
+    assert three.pixels["train"][1] == three.pixels["train"][2] == 0
+    black = {f"masks/{name}.png": palette_png(mask_of() * 0) for name in "abcde"}
+    path = two_folders(tmp_path / "black.tar", files=black)
+    assert prepared(store, spool, path, classes=TWO)[1].pixels["train"][1:] == (0, 0)
+    mapped = Layout(mask_values=(0, 7))
+    path = two_folders(tmp_path / "a.tar", files={"masks/a.png": black_and_white()})
+    assert prepared(store, spool, path, classes=TWO, layout=mapped)[1].pixels["train"][1] == 0
+
+
+def test_every_class_needs_a_value(tmp_path: Path, store: Store, spool: Path) -> None:
+    path = two_folders(tmp_path / "a.tar")
+    with pytest.raises(InputError, match="There are 2 classes .*names 3 values; give one for each"):
+        prepared(store, spool, path, classes=TWO, layout=Layout(mask_values=(0, 1, 255)))
+
+
+def test_other_mask_values_are_another_dataset(tmp_path: Path, store: Store, spool: Path) -> None:
+    path = two_folders(tmp_path / "a.tar")
+    (sep, one), (same, other) = (
+        prepared(store, spool, path, classes=TWO, layout=Layout(mask_values=values))
+        for values in ((0, 255), (255, 0))
+    )
+    assert sep == same  # the pixels change nothing about who judges
+    assert one.key != other.key
+    assert one.pixels["train"][:2] == other.pixels["train"][1::-1]

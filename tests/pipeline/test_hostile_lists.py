@@ -95,14 +95,14 @@ def test_a_long_list_of_little_takes_little_memory(
 @pytest.mark.parametrize(
     ("member", "limit"),
     [
-        (f"{LISTS}/test.txt", "_MAX_LIST_BYTES"),
-        ("VOCdevkit/VOC2012/JPEGImages/four.jpg", "_MAX_BYTES"),
+        (f"{LISTS}/test.txt", "devkit._MAX_LIST_BYTES"),
+        ("VOCdevkit/VOC2012/JPEGImages/four.jpg", "found._MAX_BYTES"),
     ],
 )
 def test_a_member_that_would_fill_the_memory_is_refused(
     split: Callable[..., Separation], monkeypatch: pytest.MonkeyPatch, member: str, limit: str
 ) -> None:
-    monkeypatch.setattr(f"pipeline.stages.separate.{limit}", 100_000)
+    monkeypatch.setattr(f"pipeline.layouts.{limit}", 100_000)
     big = entry(member, bytes(100_001))
     mask = entry("VOCdevkit/VOC2012/SegmentationClass/four.png", b"mask")
     kit = {"lists": {"train": b"one\nfour\n"}, "extra": [big, mask]}

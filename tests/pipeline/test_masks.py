@@ -71,6 +71,62 @@ def test_one_bit_masks_hold_the_indices_0_and_1() -> None:
     assert read_mask(packed, 2, "a mask", MANY).tolist() == drawn.tolist()
 
 
+MAPPED = {
+    "palette": palette_png,
+    "grey": lambda mask: encoded(Image.fromarray(mask), "PNG"),
+    "grey, 4 bits": grey_4_bits,
+    "RGB": lambda mask: encoded(Image.fromarray(mask).convert("RGB"), "PNG"),
+    "RGBA": lambda mask: encoded(Image.fromarray(mask).convert("RGBA"), "PNG"),
+    "GIF": WRITERS["GIF"],
+    "BMP": WRITERS["BMP"],
+}
+
+
+@pytest.mark.parametrize("writer", MAPPED)
+@pytest.mark.parametrize("values", [(0, 9), (9, 0), (15, 3, 0), (1, 0, 2, 7)])
+def test_each_class_has_the_value_that_is_said(writer: str, values: tuple[int, ...]) -> None:
+    classes = mask_of("values") % len(values)
+    held = np.array(values, np.uint8)[classes]
+    packed = MAPPED[writer](held)
+    read = read_mask(packed, len(values), "a mask", MANY, values)
+    assert read.dtype == np.uint8
+    assert read.tolist() == classes.tolist()
+
+
+@pytest.mark.parametrize("writer", sorted(MAPPED.keys() - {"grey, 4 bits"}))
+def test_255_is_void_unless_a_class_has_it(writer: str) -> None:
+    black_and_white = MAPPED[writer](np.array([[0, 255, 0]], np.uint8))
+    assert read_mask(black_and_white, 2, "m", MANY, (0, 255)).tolist() == [[0, 1, 0]]
+    assert read_mask(black_and_white, 2, "m", MANY, (255, 0)).tolist() == [[1, 0, 1]]
+    assert read_mask(black_and_white, 2, "m", MANY, (0, 128)).tolist() == [[0, 255, 0]]
+
+
+def test_one_bit_masks_have_the_values_0_and_1() -> None:
+    packed = encoded(Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"), "PNG")
+    assert read_mask(packed, 2, "m", MANY, (1, 0)).tolist() == [[1, 0]]
+    with pytest.raises(InputError, match="the value 1 at row 0, column 1"):
+        read_mask(packed, 2, "m", MANY, (0, 255))
+
+
+@pytest.mark.parametrize("value", [1, 127, 254])
+def test_a_value_of_no_class_is_named_with_its_place(value: int) -> None:
+    drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
+    drawn[3, 4] = value
+    with pytest.raises(
+        InputError, match=f"m.png has the value {value} at row 3, column 4.*mask_values=0,255,…"
+    ):
+        read_mask(palette_png(drawn), 2, "m.png", MANY, (0, 255))
+
+
+def test_a_colour_is_no_value() -> None:
+    painted = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    painted[2, 5] = (255, 255, 254)
+    with pytest.raises(
+        InputError, match=r"\(255, 255, 254\) at row 2, column 5, .* no shade of gr"
+    ):
+        read_mask(encoded(Image.fromarray(painted), "PNG"), 2, "m.png", MANY, (0, 255))
+
+
 @pytest.mark.parametrize("index", [5, 20, 253, 254])
 def test_an_index_outside_the_classes_is_named(index: int) -> None:
     drawn = mask_of()
@@ -243,6 +299,7 @@ def test_damage_is_noticed_or_harmless(kind: str, data: st.DataObject) -> None:
     for read in (
         lambda: decode_photo(read_photo(bytes(cut), (HEIGHT, WIDTH), "this", 1e5), "this"),
         lambda: read_mask(bytes(cut), 5, "this", 1e5),
+        lambda: read_mask(bytes(cut), 5, "this", 1e5, (0, 1, 2, 3, 4)),
     ):
         try:
             found = read().ndim in (2, 3)

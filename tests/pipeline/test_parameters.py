@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.parameters import VOC_CLASSES, Limits, Parameters, default_store
+from model.errors import InputError
+from pipeline.cli.options import layout_of, parameters_of
+from pipeline.layouts.layout import Layout
+from pipeline.parameters import (
+    VOC_CLASSES,
+    Limits,
+    Parameters,
+    default_classes,
+    default_store,
+)
 
 ARCHIVE = "/data/voc.tar"
 
@@ -61,6 +70,35 @@ def test_overrides_reach_the_recipe() -> None:
         ({"machine": "moon"}, "machine: "),
         ({"wandb": "sometimes"}, "wandb: "),
         ({"classes": ("only",)}, "classes: "),
+        ({"layout": {"kind": "zip"}}, "layout.kind: "),
+        ({"layout": {"photo": "x"}}, "layout.photo: "),
+        ({"layout": {"val_share": 0}}, "layout.val_share: "),
+        ({"layout": {"val_share": "1"}}, "layout.val_share: "),
+        ({"layout": {"val_share": "nan"}}, "layout.val_share: "),
+        ({"layout": {"group": "(a"}}, "'(a' is no regular expression"),
+        ({"layout": {"group": "a"}}, "'a' has 0 groups instead of one"),
+        ({"layout": {"group": "(a)(b)"}}, "has 2 groups instead of one"),
+        ({"layout": {"group": "(a)" + "b" * 198}}, "layout.group: "),
+        ({"layout": {"photos": ""}}, "layout.photos: Value error, a folder needs a name"),
+        ({"layout": {"photos": "."}}, "layout.photos: Value error, a folder needs a name"),
+        ({"layout": {"masks": "../masks"}}, "layout.masks: Value error, climbs out of its"),
+        ({"layout": {"masks": "/etc"}}, "layout.masks: Value error, is an absolute path"),
+        ({"layout": {"masks": "\x1b[2J"}}, "layout.masks: Value error, contains a backslash, or"),
+        ({"layout": {"masks": "images"}}, "layout: Value error, photos and masks must be two"),
+        ({"layout": {"masks": "images/m"}}, "layout: Value error, photos and masks must be two"),
+        ({"layout": {"photos": "masks/m"}}, "layout: Value error, photos and masks must be two"),
+        ({"layout": {"mask_suffix": "/x"}}, "'/x' cannot be part of a file's name"),
+        ({"layout": {"mask_suffix": "\x9b"}}, r"'\x9b' cannot be part of a file's name"),
+        (
+            {"layout": {"kind": "carvana", "photos": "x"}},
+            "carvana has folders and names of its own",
+        ),
+        ({"layout": {"kind": "devkit", "group": "(x)"}}, "devkit has folders and names of its own"),
+        ({"layout": {"mask_values": "0"}}, "layout.mask_values: "),
+        ({"layout": {"mask_values": "0,1,256"}}, "layout.mask_values.2: "),
+        ({"layout": {"mask_values": "0,1,-1"}}, "layout.mask_values.2: "),
+        ({"layout": {"mask_values": "0,1,x"}}, "layout.mask_values.2: "),
+        ({"layout": {"mask_values": "0,0"}}, "no two classes can have the same value"),
         ({"classes": ("cat", "cat")}, "no two the same"),
         ({"classes": ("cat", "")}, "every class needs a name"),
         ({"classes": ("cat", "\x1b[2Jdog")}, r"name '\x1b[2Jdog' has invisible or control"),
@@ -135,3 +173,48 @@ def test_a_secret_in_the_default_store_is_refused(monkeypatch: pytest.MonkeyPatc
 )
 def test_urls_without_secrets_are_taken(url: str) -> None:
     assert parameters(archives=(url,)).archives == (url,)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "classes"),
+    [
+        ("people-unet11", ("background", "person")),
+        ("people-resnet34-unet", ("background", "person")),
+        ("carvana-unet", ("background", "car")),
+        ("simple-fcn", ("background", "object")),
+        ("voc-unet", VOC_CLASSES),
+        ("tiny", VOC_CLASSES),
+    ],
+)
+def test_the_classes_that_a_recipe_is_for(recipe: str, classes: tuple[str, ...]) -> None:
+    assert default_classes(recipe) == classes
+
+
+def test_named_classes_win_over_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(default_classes.__globals__["_THING"], "tiny", "speck")
+    assert parameters(recipe="tiny").classes == ("background", "speck")
+    assert parameters(recipe="tiny", classes=()).classes == ("background", "speck")
+    assert parameters(recipe="tiny", classes=("no", "yes")).classes == ("no", "yes")
+    assert parameters().classes == VOC_CLASSES
+
+
+def test_parameters_survive_the_way_to_another_machine() -> None:
+    layout = Layout(kind="folders", photos="p", group="(.).*", mask_values=(0, 255))
+    for sent in (parameters(layout=layout), parameters(layout={"kind": "carvana"}), parameters()):
+        assert Parameters.model_validate_json(sent.model_dump_json()) == sent
+
+
+def test_a_layout_as_it_is_typed() -> None:
+    def typed(*texts: str) -> Layout:
+        return parameters_of(archives=[ARCHIVE], layout=layout_of(list(texts))).layout
+
+    assert typed() == Layout()
+    assert typed("carvana") == typed("kind=carvana") == Layout(kind="carvana")
+    assert typed("folders", "photos=p q", "group=(.+)=.*", "val_share=0.25") == Layout(
+        kind="folders", photos="p q", group="(.+)=.*", val_share=0.25
+    )
+    assert typed("mask_values=0, 128,255").mask_values == (0, 128, 255)
+    with pytest.raises(InputError, match="layout.kind: input should be 'auto', 'devkit', 'carv"):
+        typed("voc")
+    with pytest.raises(InputError, match="layout.mask: there is no such setting"):
+        typed("mask=x")

@@ -16,6 +16,7 @@ from infra.stores import Store
 from model.dataset import Manifest
 from model.palette import voc_palette
 from pipeline.archive import Archive
+from pipeline.layouts.layout import Layout
 from pipeline.parameters import VOC_CLASSES
 from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
@@ -120,10 +121,14 @@ def extracted(store: Store, spool: Path, *archives: object) -> list[Archive]:
 
 
 def prepared(
-    store: Store, spool: Path, *archives: object, **options: Any
+    store: Store,
+    spool: Path,
+    *archives: object,
+    layout: Layout = Layout(),  # noqa: B008  # it is frozen
+    **options: Any,
 ) -> tuple[Separation, Manifest]:
     """Everything that comes before training: extract, separate, build-dataset."""
     found = extracted(store, spool, *archives)
-    separation, _ = separate(found, store, spool)
-    options = {"classes": VOC_CLASSES} | options
+    separation, _ = separate(found, store, spool, layout=layout)
+    options = {"classes": VOC_CLASSES, "mask_values": layout.mask_values} | options
     return separation, build_dataset(separation, found, store, spool, **options)[0]

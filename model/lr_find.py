@@ -1,0 +1,219 @@
+"""Find a learning rate: train for some steps while it rises, and look where the loss falls.
+
+    python -m model.lr_find JOB [--steps 100] [--low 1e-7] [--high 1] [--out lr-find.png] [--json]
+
+JOB is a folder with `recipe.json` and `dataset/`, as for training; nothing in it is changed. This
+is the learning-rate range test of Smith (2017, arXiv:1506.01186), with rates that rise
+exponentially. Two rates are suggested: where the smoothed loss falls most steeply over the rate's
+logarithm, and a tenth of the rate where it is least. Either is a peak for `--set lr=…`.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.optim.lr_scheduler import ExponentialLR
+
+from model.device import default_threads, default_workers
+from model.errors import InputError, TrainingError
+from model.job import Job
+from model.loader import training_batches
+from model.order import BatchOrder
+from model.state import TrainingState
+from model.train import training_step
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOW, HIGH, STEPS = 1e-7, 1.0, 100
+# Decay of the moving average. It lags by 4 steps; with 0.9 it would by 9, which over 100 steps
+# makes the suggestion four times as high.
+_SMOOTHING = 0.8
+_DIVERGED = 4.0  # times the least smoothed loss
+_FEWEST = 20  # steps that say anything
+_UNSURE = 0.1  # share of the steps at the beginning, whose average is one of few losses
+
+
+class LearningRates(BaseModel):
+    """A range test: the loss at each rate, in the order of the steps, and what follows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    steepest: float  # the suggestion
+    tenth_of_minimum: float
+    diverged: bool  # whether the loss grew so much that the test ended early
+
+    @classmethod
+    def of(cls, rates: list[float], losses: list[float], diverged: bool) -> "LearningRates":
+        """Read the suggestions off the losses. Raises TrainingError when there are too few."""
+        smooth = smoothed(losses)
+        begin = math.ceil(_UNSURE * len(losses))
+        if len(losses) - begin < 3:
+            raise TrainingError(
+                "USER_ERROR",
+                f"The loss was out of bounds after {len(losses)} steps, so it says nothing about "
+                "rates; begin with a lower one (--low), or use --set precision=fp32.",
+            )
+        least = max(begin + 2, begin + int(np.argmin(smooth[begin:])))
+        slopes = np.gradient(smooth[: least + 1], np.log(rates[: least + 1]))
+        steepest = begin + int(np.argmin(slopes[begin:]))
+        return cls(
+            rates=tuple(rates),
+            losses=tuple(losses),
+            smoothed=tuple(smooth),
+            steepest=rates[steepest],
+            tenth_of_minimum=rates[least] / 10,
+            diverged=diverged,
+        )
+
+    def in_words(self) -> str:
+        """What to do with it, for a person."""
+        tried = f"{len(self.rates)} steps, rates {self.rates[0]:.1e} to {self.rates[-1]:.1e}"
+        ended = ", until the loss grew" if self.diverged else ""
+        return (
+            f"suggested: --set lr={self.steepest:.1e} (steepest descent); "
+            f"{self.tenth_of_minimum:.1e} is a tenth of the rate of the least loss\n{tried}{ended}"
+        )
+
+
+def smoothed(losses: list[float]) -> list[float]:
+    """Exponential moving average, corrected for its bias to 0 (Kingma and Ba, arXiv:1412.6980)."""
+    mean, result = 0.0, []
+    for step, loss in enumerate(losses, 1):
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        result.append(mean / (1 - _SMOOTHING**step))
+    return result
+
+
+def find_lr(
+    job: Job,
+    *,
+    low: float = LOW,
+    high: float = HIGH,
+    steps: int = STEPS,
+    workers: int = 0,
+    report: Callable[[int, int, str], None] = lambda *_: None,
+) -> LearningRates:
+    """Train the job's net from its first weights, for `steps` with rates from `low` to `high`.
+
+    It ends early where the smoothed loss exceeds four times its least, or is not finite. Nothing is
+    written; `report` hears (done, total, words). Raises InputError for a range that is none.
+    """
+    if not 0 < low < high <= 1000 or steps < _FEWEST:
+        raise InputError(
+            f"A range test goes from a low to a high rate above 0, in {_FEWEST} steps or more; "
+            f"{low:g} to {high:g} in {steps} is none."
+        )
+    recipe = job.recipe.override({"schedule": "constant", "warm_up": 0.0, "lr": min(low, 10)})
+    epochs = math.ceil(steps / job.order.steps_per_epoch)
+    order = BatchOrder(recipe.seed, len(job.train), recipe.batch_size, epochs)
+    job = replace(job, recipe=recipe, order=order)
+    state = TrainingState.initial(job)
+    if recipe.pretrained:
+        state.load_pretrained()
+    state.schedule = ExponentialLR(state.optimiser, (high / low) ** (1 / (steps - 1)))
+    state.net.train()
+    rates: list[float] = []
+    losses: list[float] = []
+    best, diverged = math.inf, False
+    batches = training_batches(job.train, recipe, order, workers, pin_memory=False)
+    for batch, step in zip(batches, range(1, steps + 1), strict=False):
+        rates.append(float(state.schedule.get_last_lr()[0]))
+        try:
+            loss = float(training_step(job, state, batch))
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                "OUT_OF_MEMORY",
+                f"The GPU's memory is too small for {recipe.batch_size} images of "
+                f"{recipe.image_size} pixels; compute a step in parts (--set accumulate=2).",
+            ) from None
+        now = smoothed([*losses, loss])[-1]
+        best = min(best, now)
+        if not math.isfinite(loss) or now > _DIVERGED * best:
+            rates.pop()
+            diverged = True
+            break
+        losses.append(loss)
+        report(step, steps, f"rate {rates[-1]:.1e}  loss {now:.4f}")
+    return LearningRates.of(rates, losses, diverged)
+
+
+def plot(found: LearningRates, title: str) -> "Figure":
+    """The losses over the rates, with both suggestions marked; `savefig` it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("The plot needs the package matplotlib: pip install matplotlib.") from None
+    # A figure of its own, without pyplot: no window, and nothing that outlives it.
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(found.rates, found.losses, ".", color="0.75", markersize=4, label="loss of a step")
+    axes.plot(found.rates, found.smoothed, color="tab:blue", linewidth=2, label="smoothed")
+    for rate, colour, name in (
+        (found.steepest, "tab:red", "steepest descent"),
+        (found.tenth_of_minimum, "tab:green", "minimum / 10"),
+    ):
+        axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
+    shown = np.concatenate([found.smoothed, np.percentile(found.losses, [2, 98])])
+    margin = 0.08 * float(np.ptp(shown)) or 0.1
+    axes.set_ylim(float(shown.min()) - margin, float(shown.max()) + margin)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def save_plot(found: LearningRates, title: str, path: Path) -> None:
+    """Write it as a PNG of 1200 x 750 pixels; InputError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plot(found, title).savefig(path, format="png", dpi=150)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); set --out.") from None
+
+
+def main() -> int:
+    """Command line; 0 done, 1 training failed, 2 wrong input, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.lr_find",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", type=Path, help="folder with recipe.json and dataset/")
+    parser.add_argument("--low", type=float, default=LOW, help="first rate (%(default)g)")
+    parser.add_argument("--high", type=float, default=HIGH, help="last rate (%(default)g)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="batches (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("lr-find.png"), help="(%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--workers", type=int, default=default_workers(), help="loader processes (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    torch.set_num_threads(default_threads())
+    try:
+        job = Job.open(args.job, args.job.name, args.device)
+        found = find_lr(job, low=args.low, high=args.high, steps=args.steps, workers=args.workers)
+        save_plot(found, job.recipe.name, args.out)
+    except (InputError, TrainingError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        return 130
+    print(found.model_dump_json() if args.json else f"{found.in_words()}\n{args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

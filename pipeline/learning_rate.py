@@ -1,0 +1,65 @@
+"""The learning-rate range test on archives: the first three stages, then the model's own."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.failure import Cause, Failure
+from infra.stores import Store
+from model.errors import TrainingError
+from pipeline.dataset import local_dataset
+from pipeline.parameters import Parameters, home
+from pipeline.preparation import TO_TRAIN, build_shards, extract_archives, separate_pairs
+from pipeline.progress import Listener
+from pipeline.run import staged
+
+if TYPE_CHECKING:
+    from model.lr_find import LearningRates
+
+
+def find_lr_on_archives(
+    parameters: Parameters,
+    listeners: Sequence[Listener],
+    *,
+    low: float,
+    high: float,
+    steps: int,
+    plot: Path,
+) -> "LearningRates":
+    """Train the recipe on this computer while its rate rises; the plot is the only thing kept."""
+    from model.device import default_workers
+    from model.job import Job
+    from model.lr_find import find_lr, save_plot
+
+    store, spool = Store.open(parameters.store), home() / "spool"
+    with staged("extract", listeners) as stage:
+        archives = extract_archives(parameters, store, spool, stage)
+    with staged("separate", listeners) as stage:
+        separation = separate_pairs(archives, parameters, store, spool, stage, needed=TO_TRAIN)
+    with staged("build-dataset", listeners) as stage:
+        dataset = build_shards(
+            separation, archives, parameters, store, spool, stage, needed=TO_TRAIN
+        )
+    with (
+        staged("lr-find", listeners) as stage,
+        tempfile.TemporaryDirectory(prefix="voc-train-") as folder,
+    ):
+        recipe, job = parameters.resolved_recipe(), Path(folder)
+        (job / "recipe.json").write_text(recipe.model_dump_json())
+        (job / "dataset").symlink_to(local_dataset(dataset, store, home() / "datasets"))
+        workers = default_workers() if parameters.workers is None else parameters.workers
+        try:
+            found = find_lr(
+                Job.open(job, "lr-find", parameters.device),
+                low=low,
+                high=high,
+                steps=steps,
+                workers=workers,
+                report=stage.report,
+            )
+        except TrainingError as error:
+            raise Failure(Cause(error.cause), str(error)) from None
+        save_plot(found, f"{recipe.name}: learning-rate range test", plot)
+        stage.summary = f"lr={found.steepest:.1e} from {len(found.rates)} steps"
+    return found

@@ -1,0 +1,123 @@
+"""The range test: which rates are tried, what is suggested, and when it ends."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from model.errors import InputError, TrainingError
+from model.job import Job
+from model.lr_find import LearningRates, find_lr, main, plot, smoothed
+from model.state import TrainingState
+from tiny import write_job
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job.open(write_job(tmp_path / "job", epochs=1), "run", "cpu")
+
+
+def test_rates_rise_exponentially_whatever_the_recipes_schedule_and_length(job: Job) -> None:
+    assert job.order.total_steps == 3
+    heard: list[tuple[int, int]] = []
+    found = find_lr(
+        job, low=1e-6, high=1e-2, steps=41, report=lambda now, all_, _: heard.append((now, all_))
+    )
+    np.testing.assert_allclose(found.rates, np.geomspace(1e-6, 1e-2, 41), rtol=1e-6)
+    assert len(found.losses) == len(found.smoothed) == 41
+    assert not found.diverged
+    assert heard == [(i, 41) for i in range(1, 42)]
+
+
+def test_it_begins_with_the_first_weights_and_leaves_nothing(job: Job) -> None:
+    before = sorted(job.out.parent.rglob("*"))
+    first = find_lr(job, steps=20)
+    torch.manual_seed(123)
+    assert find_lr(job, steps=20) == first
+    assert sorted(job.out.parent.rglob("*")) == before
+    state = TrainingState.initial(job)
+    assert state.step == 0
+
+
+def test_rates_reach_the_weights(job: Job) -> None:
+    """With rates near 0 nothing is learned, with good ones the loss falls."""
+    nothing = find_lr(job, low=1e-12, high=1e-11, steps=60)
+    learned = find_lr(job, low=1e-3, high=5e-2, steps=60)
+    assert nothing.smoothed[-1] > 0.9 * nothing.smoothed[5]
+    assert learned.smoothed[-1] < 0.7 * learned.smoothed[5]
+
+
+def test_it_ends_when_the_loss_grows(tmp_path: Path) -> None:
+    folder = write_job(
+        tmp_path / "job", optimiser="sgd", clip="none", loss="cross_entropy", precision="fp32"
+    )
+    found = find_lr(Job.open(folder, "run", "cpu"), low=1e-3, high=1000, steps=60)
+    assert found.diverged
+    assert len(found.losses) < 60
+    assert all(map(math.isfinite, found.losses))
+    assert max(found.smoothed) <= 4 * min(found.smoothed)
+    assert found.steepest < found.rates[-1]
+
+
+def test_the_average_is_not_drawn_to_zero() -> None:
+    assert smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
+    first, second = smoothed([1.0, 2.0])
+    assert (first, second) == pytest.approx((1.0, (0.8 * 1 + 2) / 1.8))
+
+
+def test_the_suggestions_are_where_the_loss_falls_most_and_a_tenth_of_its_least() -> None:
+    rates = np.geomspace(1e-6, 1, 121)
+    place = np.log10(rates)
+    losses = 2 - 1 / (1 + np.exp(-8 * (place + 3))) + np.clip(place + 1, 0, None) * 5
+    found = LearningRates.of(rates.tolist(), losses.tolist(), False)
+    assert found.steepest == pytest.approx(1e-3, rel=1.0)
+    assert found.tenth_of_minimum == pytest.approx(1e-2, rel=0.5)
+    assert f"--set lr={found.steepest:.1e}" in found.in_words()
+
+
+def test_the_first_steps_suggest_nothing() -> None:
+    rates = np.geomspace(1e-6, 1, 100)
+    losses = [9.0, 1.0, *np.linspace(3, 2, 98)]
+    assert LearningRates.of(rates.tolist(), losses, False).steepest > rates[9]
+
+
+def test_too_few_losses() -> None:
+    with pytest.raises(TrainingError, match="says nothing"):
+        LearningRates.of([1e-7, 1e-6], [1.0, 1.0], True)
+
+
+@pytest.mark.parametrize("wrong", [{"low": 0.0}, {"low": 1.0}, {"steps": 19}, {"high": math.inf}])
+def test_a_range_that_is_none(job: Job, wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="range test"):
+        find_lr(job, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_plot_says_what_it_shows(job: Job) -> None:
+    found = find_lr(job, steps=30)
+    (axes,) = plot(found, "a recipe").axes
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "learning rate")
+    assert (axes.get_ylabel(), axes.get_title()) == ("training loss", "a recipe")
+    legend = axes.get_legend()
+    assert legend
+    assert f"steepest descent: {found.steepest:.1e}" in [t.get_text() for t in legend.get_texts()]
+
+
+def test_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = write_job(tmp_path / "job"), tmp_path / "a" / "plot.png"
+    options = ["--steps", "20", "--workers", "0", "--out", str(out), "--json"]
+    monkeypatch.setattr(sys, "argv", ["model.lr_find", str(folder), *options])
+    threads = torch.get_num_threads()
+    assert main() == 0
+    torch.set_num_threads(threads)
+    assert len(json.loads(capsys.readouterr().out)["rates"]) == 20
+    assert PIL.Image.open(out).size == (1200, 750)
+    monkeypatch.setattr(sys, "argv", ["model.lr_find", str(tmp_path / "nowhere")])
+    assert main() == 2
+    assert "nowhere" in capsys.readouterr().err
