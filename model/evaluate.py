@@ -1,6 +1,6 @@
 """Score a net on a whole split, one native-size image at a time.
 
-    python -m model.evaluate CHECKPOINT DATASET [--split val] [--json]
+    python -m model.evaluate CHECKPOINT DATASET [--split val] [--flip] [--window N] [--json]
 
 Padding a batch to one size would change logits near the borders, so nothing is batched. The mIoU
 comes from one confusion matrix over all pixels of the split, void left out.
@@ -110,16 +110,18 @@ def evaluate_checkpoint(
     *,
     split: str = "val",
     device: str = "auto",
+    window: int | None = None,
+    flip: bool = False,
     keep: Collection[int] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Score a checkpoint file on a dataset folder.
+    """Score a checkpoint file on a dataset folder; `window` and `flip` as of `Predictor`.
 
     Memory format and thread count are those of its training; so is the precision, but for `auto`,
     which is what `device` does best. On the same hardware the score is training's own to the last
-    bit.
+    bit, but for windows and flips, which training does without.
     """
-    predictor, description = Predictor.load(path, device)
+    predictor, description = Predictor.load(path, device, window=window, flip=flip)
     data = Dataset(dataset, split)
     if data.manifest.classes != description.classes:
         raise InputError(
@@ -142,11 +144,18 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, help="a built dataset's folder")
     parser.add_argument("--split", default="val", choices=SPLITS)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--window", type=int, help="predict in overlapping windows of this side")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--json", action="store_true", help="print the score as one JSON object")
     args = parser.parse_args()
     try:
         score = evaluate_checkpoint(
-            args.checkpoint, args.dataset, split=args.split, device=args.device
+            args.checkpoint,
+            args.dataset,
+            split=args.split,
+            device=args.device,
+            window=args.window,
+            flip=args.flip,
         ).score
     except InputError as error:
         print(error, file=sys.stderr)

@@ -16,7 +16,7 @@ from model.errors import InputError
 from model.images import Image
 from model.loader import normalise
 from model.nets import build_net
-from model.recipe import Recipe
+from model.recipe import Recipe, Size
 
 _SMALLEST_WINDOW = 8  # pixels, as of a recipe's image_size
 
@@ -90,15 +90,14 @@ class Predictor:
     def logits(self, photo: Image) -> Tensor:
         """Logits float32 [C, H, W] of one photo uint8 [H, W, 3], on the device.
 
-        Where the recipe trains on photos squeezed to one size, so is this one, and its logits are
-        stretched back.
+        Where the recipe trains on photos of another size, it is brought to that, and its logits
+        back.
         """
         images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
-        height, width = photo.shape[:2]
-        squeezed = self.recipe.fit == "resize"
-        if squeezed:
-            size = self.recipe.image_size
-            images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+        own = Size(*photo.shape[:2])
+        seen = self.recipe.seen_size(own)
+        if seen != own:
+            images = F.interpolate(images.float(), seen, mode="bilinear", antialias=True)
         images = normalise(images, self.recipe.normalise)
         # Trying out kernels for every new size is slow, and might choose others in another process.
         settled = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
@@ -106,8 +105,8 @@ class Predictor:
             logits = self._windowed(images)
             if self.flip:
                 logits = (logits + self._windowed(images.flip(-1)).flip(-1)) / 2
-        if squeezed:
-            logits = F.interpolate(logits, (height, width), mode="bilinear")
+        if seen != own:
+            logits = F.interpolate(logits, own, mode="bilinear")
         return logits[0]
 
     def _windowed(self, images: Tensor) -> Tensor:

@@ -125,8 +125,8 @@ def init_he(
     Fan-out keeps the size of the gradients through the layers, and batch norm that of the
     activations; a net without it needs fan-in, which keeps the latter. Biases become 0.
 
-    The `head`, the convolution whose output the logits are, keeps the size of its input. Almost zero
-    weights there, for a start from equal probabilities, cost dearly: on four photos learned by
+    The `head`, the convolution whose output the logits are, keeps the size of its input. Almost
+    zero weights there, for a start from equal probabilities, cost dearly: on four photos learned by
     heart the loss stood ten times higher after a hundred steps, and stayed there.
     """
     for module in net.modules():

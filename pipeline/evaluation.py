@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def evaluate_on_archives(
-    path: Path, parameters: Parameters, split: str, listeners: Sequence[Listener]
+    path: Path,
+    parameters: Parameters,
+    split: str,
+    listeners: Sequence[Listener],
+    *,
+    window: int | None = None,
+    flip: bool = False,
 ) -> "Score":
     """Score the checkpoint at `path` on one split of the archives, by the classes it knows."""
     if split not in SPLITS:
@@ -40,7 +46,13 @@ def evaluate_on_archives(
     with staged("evaluate", listeners) as stage:
         folder = local_dataset(dataset, store, home() / "datasets")
         score = evaluate_checkpoint(
-            path, folder, split=split, device=parameters.device, report=stage.report
+            path,
+            folder,
+            split=split,
+            device=parameters.device,
+            window=window,
+            flip=flip,
+            report=stage.report,
         ).score
         stage.summary = f"mIoU {score.miou:.4f} on {score.images:,} images of {split}"
     return score

@@ -11,6 +11,7 @@ from pipeline.cli.options import (
     Archives,
     Classes,
     Device,
+    Flip,
     Json,
     Layout,
     Limits,
@@ -19,6 +20,7 @@ from pipeline.cli.options import (
     Recipe,
     SkipMissing,
     StoreUrl,
+    Window,
     Workers,
     layout_of,
     pairs,
@@ -47,17 +49,8 @@ def predict(
             help="Also STEM.npy: every class's probability, float16 [classes, height, width].",
         ),
     ] = False,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the mirror image; takes twice as long.")
-    ] = False,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            help="Predict in overlapping windows of so many pixels, for photos too large for the "
-            "memory.",
-            show_default=False,
-        ),
-    ] = None,
+    flip: Flip = False,
+    window: Window = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:

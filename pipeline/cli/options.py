@@ -19,6 +19,17 @@ StoreUrl = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Average with the mirror image; takes twice as long.")
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        help="Predict in overlapping windows of so many pixels, for photos too large for the "
+        "memory.",
+        show_default=False,
+    ),
+]
 Archives = Annotated[
     list[str],
     typer.Option(

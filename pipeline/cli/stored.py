@@ -11,12 +11,14 @@ from model.recipes import RECIPES, named
 from pipeline.cli.options import (
     Archives,
     Device,
+    Flip,
     Json,
     Layout,
     Limits,
     MaxSide,
     SkipMissing,
     StoreUrl,
+    Window,
     layout_of,
     pairs,
     parameters_of,
@@ -93,6 +95,8 @@ def evaluate(
     skip_missing: SkipMissing = False,
     store: StoreUrl = "",
     device: Device = "auto",
+    window: Window = None,
+    flip: Flip = False,
     limit: Limits = [],  # noqa: B006
     json: Json = False,
 ) -> None:
@@ -111,7 +115,9 @@ def evaluate(
         limits=pairs(limit, "--limit"),
     )
     with Terminal() as terminal:
-        score = evaluate_on_archives(checkpoint, parameters, split, [terminal])
+        score = evaluate_on_archives(
+            checkpoint, parameters, split, [terminal], window=window, flip=flip
+        )
     if json:
         print(score.model_dump_json())
     else:

@@ -267,3 +267,11 @@ def test_an_impossible_number_of_threads_is_refused(
     torch.save(state, tmp_path / "threads.pt")
     with pytest.raises(InputError, match=r"threads\.pt"):
         evaluate_checkpoint(tmp_path / "threads.pt", job / "dataset", device="cpu")
+
+
+def test_flip_and_windows_are_asked_for(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = evaluate_checkpoint(blob(job), job / "dataset").score
+    flipped = evaluate_checkpoint(blob(job), job / "dataset", flip=True).score
+    windowed = evaluate_checkpoint(blob(job), job / "dataset", window=10).score
+    assert len({plain.loss, flipped.loss, windowed.loss}) == 3
+    assert run(monkeypatch, blob(job), job / "dataset", "--window", "3") == 2

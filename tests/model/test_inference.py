@@ -126,6 +126,15 @@ def test_a_recipe_of_whole_photos_squeezes_them_and_stretches_the_logits(
     torch.testing.assert_close(logits, expected)
 
 
+def test_where_whole_photos_are_padded_only_larger_ones_shrink() -> None:
+    recipe = RECIPE.override({"fit": "pad", "image_size": "24x32"})
+    net = Watched().eval()
+    for size in ((24, 30), (48, 32), (7, 64)):
+        flat = np.full((*size, 3), 90, np.uint8)
+        assert Predictor.of(net, recipe, CPU).logits(flat).shape == (4, *size)
+    assert net.sizes == [(24, 30), (24, 16), (4, 32)]
+
+
 @pytest.mark.parametrize(
     ("settings", "window", "said"),
     [({}, 0, "too small"), ({"fit": "resize"}, 64, "leave out the window")],
