@@ -57,8 +57,9 @@ lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/ruff format --check
 	.venv/bin/mypy --strict
 
-bench: $(READY) ## Stage seconds, images a second, peak memory
+bench: $(READY) ## Stage seconds and memory; every net at full width learns four photos
 	@.venv/bin/python tests/bench/stages.py
+	@PYTHONPATH=tests/support .venv/bin/python tests/bench/by_heart.py
 
 system-deps: ## Install what some tests need (Debian, Ubuntu)
 	@tools/system_deps.sh

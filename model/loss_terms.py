@@ -4,6 +4,7 @@ import math
 
 from model.errors import InputError
 
+WEIGHTED_TERMS = ("cross_entropy", "bce", "focal")  # that a class's weight counts in
 LOSS_TERMS = ("cross_entropy", "bce", "dice", "jaccard", "tversky", "focal", "lovasz")
 
 

@@ -8,10 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from model.errors import InputError, first_problem, suggestion
-from model.loss_terms import parse_loss
+from model.loss_terms import WEIGHTED_TERMS, parse_loss
 
 NETS = tuple(
     sorted(
@@ -105,7 +113,9 @@ class Recipe(BaseModel):
     depth: Annotated[int, Field(ge=1, le=6)] | None = Field(
         None, description="how often the net halves the image"
     )
-    encoder: str | None = Field(None, description="such as resnet34, for nets that have a choice")
+    encoder: str | None = Field(
+        None, description="resnet18, 34 or 50 for resnet_unet; vgg11 or vgg16 for vgg_unet"
+    )
     pretrained: bool | None = Field(
         None, description="start from torchvision's ImageNet weights of the encoder"
     )
@@ -195,6 +205,16 @@ class Recipe(BaseModel):
     def _known_loss(cls, text: str) -> str:
         parse_loss(text)
         return text
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weigh_something(cls, kind: str, others: ValidationInfo) -> str:
+        terms = parse_loss(others.data["loss"]) if "loss" in others.data else WEIGHTED_TERMS
+        if kind != "none" and not set(terms) & set(WEIGHTED_TERMS):
+            raise ValueError(
+                f"weighs {', '.join(WEIGHTED_TERMS)} only, and none of them is in the loss"
+            )
+        return kind
 
     @field_validator("image_size")
     @classmethod

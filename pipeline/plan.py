@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.buckets import bucket_of, probe
@@ -18,6 +17,8 @@ from infra.reaper import must_be_watched
 from infra.smoke import HOURS as SMOKE_HOURS
 from infra.stores import Store
 from model.errors import InputError
+from pipeline.download.local import must_be_a_file
+from pipeline.download.url import ArchiveUrl
 from pipeline.parameters import RentalTerms
 
 VOLUME_STAYS = timedelta(days=1)  # after a failure, for whoever wants to look
@@ -187,11 +188,10 @@ def make_plan(
 
 
 def must_be_here(archives: Sequence[str]) -> None:
-    """Raise InputError for an archive on this computer that is not there."""
+    """Raise InputError for an archive on this computer that is not there, or is a folder."""
     for archive in archives:
-        path = archive.partition("#sha256=")[0]
-        if "://" not in path and not Path(path).is_file():
-            raise InputError(f"{path} does not exist; give the path of a tar archive.")
+        if path := ArchiveUrl.parse(archive).path:
+            must_be_a_file(path)
 
 
 def smoke_plan(terms: RentalTerms, store: Store) -> Plan:

@@ -1,5 +1,6 @@
 """An archive that lies on this computer: hashed where it is, never copied."""
 
+import shlex
 from pathlib import Path
 
 from model.errors import InputError
@@ -19,10 +20,8 @@ def read_local(
     Raises:
         InputError: there is no such file, or it cannot be read.
     """
+    must_be_a_file(path)
     try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise InputError(f"{path} {what}; give the path of a tar archive.")
         version = local_version(path)
         if version.same_as(held):
             return None
@@ -32,8 +31,23 @@ def read_local(
                 checksums.update(chunk)
                 report(checksums.size, version.size)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; check its rights.") from error
+        raise _unreadable(path, error) from error
     return Fetched(path, version, checksums)
+
+
+def must_be_a_file(path: Path) -> None:
+    """Raise InputError, with the cure, for what is no file or cannot be looked at."""
+    try:
+        if path.is_dir():
+            raise InputError(
+                f"{path} is a folder; pack it with `tar -cf data.tar -C {shlex.quote(str(path))} "
+                ".` and give data.tar."
+            )
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise InputError(f"{path} {what}; give the path of a tar archive.")
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def local_version(path: Path) -> Fingerprint:
@@ -45,3 +59,7 @@ def local_version(path: Path) -> Fingerprint:
     return Fingerprint(
         size=seen.st_size, etag=f"{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_ctime_ns}"
     )
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read: {error.strerror}; check its rights.")

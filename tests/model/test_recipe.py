@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from model.errors import InputError
 from model.nets import build_net
-from model.recipe import Recipe
+from model.recipe import Recipe, Size, as_typed
 from model.recipes import RECIPES, named
 
 TINY = RECIPES["tiny"]
@@ -24,6 +24,14 @@ TINY = RECIPES["tiny"]
         ("[0.5,1.5]", "scale", (0.5, 1.5)),
         ("jaccard", "loss", "jaccard"),
         ("bf16", "precision", "bf16"),
+        ("32x48", "image_size", Size(32, 48)),
+        ("64", "image_size", Size(64, 64)),
+        ("(32, 48)", "image_size", Size(32, 48)),
+        ("0.75,1", "multi_scale", (0.75, 1.0)),
+        ("2", "multi_scale", (2.0,)),
+        ("none", "multi_scale", ()),
+        ("none", "clip", None),
+        ("vgg16", "encoder", "vgg16"),
         ("none", "min_miou", None),
         ("None", "min_miou", None),
         ("0.5", "min_miou", 0.5),
@@ -78,6 +86,15 @@ def test_an_unknown_setting_lists_the_known_ones(key: str) -> None:
         ("precision", "fp8"),
         ("net", "resnet"),
         ("loss", "hinge"),
+        ("class_weights", "median"),
+        ("image_size", "32x"),
+        ("image_size", "32x32x32"),
+        ("image_size", "5000"),
+        ("multi_scale", "0.5,zero"),
+        ("multi_scale", "0"),
+        ("dropout", "1"),
+        ("ema", "1"),
+        ("net", "resnet-unet"),
         ("loss", ""),
         ("min_miou", "2"),
         ("min_miou", ""),
@@ -139,3 +156,33 @@ def test_the_first_net_is_what_was_asked_for() -> None:
     recipe: dict[str, Any] = named("voc-segmentnet").model_dump()
     assert recipe["loss"] == "tversky + cross_entropy"
     assert (recipe["optimiser"], recipe["schedule"]) == ("adamw", "one-cycle")
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_every_setting_can_be_typed_as_it_is_shown(recipe: Recipe) -> None:
+    shown = {key: as_typed(value) for key, value in recipe if key not in ("name", "summary")}
+    assert recipe.override(shown) == recipe
+
+
+def test_class_weights_need_a_term_that_they_weigh() -> None:
+    changes = {"class_weights": "log", "loss": "dice + lovasz"}
+    with pytest.raises(InputError, match="cross_entropy, bce, focal only"):
+        TINY.override(changes)
+    assert TINY.override(changes | {"loss": "dice + 0.5*bce"}).class_weights == "log"
+
+
+@pytest.mark.parametrize(
+    ("settings", "photo", "seen"),
+    [
+        ({"fit": "crop"}, (500, 375), (500, 375)),
+        ({"fit": "resize"}, (500, 375), (320, 480)),
+        ({"fit": "pad"}, (300, 480), (300, 480)),
+        ({"fit": "pad"}, (640, 480), (320, 240)),
+        ({"fit": "pad"}, (1, 4800), (1, 480)),
+    ],
+)
+def test_the_size_at_which_a_photo_is_seen(
+    settings: dict[str, str], photo: tuple[int, int], seen: tuple[int, int]
+) -> None:
+    recipe = TINY.override(settings | {"image_size": "320x480"})
+    assert recipe.seen_size(Size(*photo)) == seen

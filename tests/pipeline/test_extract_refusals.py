@@ -1,6 +1,9 @@
 """extract refuses what is no archive, or not the one that was promised, and keeps none of it."""
 
 import gzip
+import os
+import re
+import subprocess
 from hashlib import md5, sha256
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from model.indexed_tar import index_tar
 from pipeline.download.checksums import OFFICIAL, OfficialArchive
 from pipeline.download.fetch import Retry
 from pipeline.download.spool import Room
+from pipeline.plan import must_be_here
 from pipeline.stages.extract import extract
 from servers.file_server import FileServer
 from tars import packed
@@ -108,8 +112,29 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     assert_refused(f"{server.url}/none.tar?key=hunter2", store, spool, r"none\.tar does not exist")
     assert_refused(tmp_path / "none.tar", store, spool, r"none\.tar does not exist")
-    assert_refused(tmp_path, store, spool, "is not a file")
+    os.mkfifo(tmp_path / "pipe")
+    assert_refused(tmp_path / "pipe", store, spool, "is not a file")
     assert_refused("http://127.0.0.1:1/voc.tar", store, spool, "cannot be reached")
+
+
+@pytest.mark.parametrize("name", ["photos", "my photos"])
+def test_a_folder_is_refused_with_the_command_that_packs_it(
+    tmp_path: Path, store: Store, spool: Path, name: str
+) -> None:
+    folder = tmp_path / name
+    for file, data in FILES.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(data)
+    for url in (str(folder), folder.as_uri()):
+        with pytest.raises(
+            InputError, match="is a folder; pack it with .* and give data.tar"
+        ) as no:
+            must_be_here([url])
+        assert_refused(url, store, spool, re.escape(str(no.value)))
+    cure = str(no.value).split("`")[1]
+    subprocess.run(cure, shell=True, check=True, cwd=tmp_path)
+    archive, _ = extract(str(tmp_path / "data.tar"), store, spool)
+    assert contents(archive, store, spool) == FILES
 
 
 def test_a_gzip_bomb_is_refused(local: Path, store: Store, spool: Path) -> None:

@@ -15,7 +15,7 @@ from tiny import labelled
 
 REAL = Path(os.environ.get("VOC_TRAIN_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 _KIND = {"people": "people-binary.tar", "carvana": "carvana-64.tar"}
-_FOUR, _SIDE = 4, 32
+_FOUR = 4
 
 
 def archive_for(recipe: str) -> Path:
@@ -23,14 +23,14 @@ def archive_for(recipe: str) -> Path:
     return REAL / _KIND.get(recipe.partition("-")[0], "voc2012-subset.tar")
 
 
-def four(recipe: str) -> list[tuple[Image, Image]]:
-    """Four photos uint8 [32, 32, 3] and masks uint8 [32, 32], each with two classes to be seen.
+def four(recipe: str, side: int = 32) -> list[tuple[Image, Image]]:
+    """Four photos uint8 [S, S, 3] and masks uint8 [S, S], each with two classes to be seen.
 
     Their classes are numbered anew, without gaps.
     """
     archive = archive_for(recipe)
     if not archive.exists():
-        return [labelled(i, _SIDE, _SIDE) for i in range(_FOUR)]
+        return [labelled(i, side, side) for i in range(_FOUR)]
     with tarfile.open(archive) as tar:
         names = {Path(m.name).stem: m.name for m in tar if m.name.endswith(".jpg")}
         masks = {
@@ -41,7 +41,7 @@ def four(recipe: str) -> list[tuple[Image, Image]]:
         pairs: list[tuple[Image, Image]] = []
         # Neighbours in an archive often show the same thing.
         for stem in sorted(names.keys() & masks.keys())[::3]:
-            photo, mask = _small(_decoded(tar, names[stem]), _decoded(tar, masks[stem]))
+            photo, mask = _small(_decoded(tar, names[stem]), _decoded(tar, masks[stem]), side)
             _, counts = np.unique(mask[mask != VOID], return_counts=True)
             if len(counts) == 2 and counts.min() > mask.size / 8 and len(pairs) < _FOUR:
                 pairs.append((photo, mask))
@@ -57,8 +57,8 @@ def _decoded(tar: tarfile.TarFile, name: str) -> Image:
     return np.asarray(PIL.Image.open(io.BytesIO(file.read())))
 
 
-def _small(photo: Image, mask: Image) -> tuple[Image, Image]:
-    size = _SIDE, _SIDE
+def _small(photo: Image, mask: Image, side: int) -> tuple[Image, Image]:
+    size = side, side
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
     labels = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(small, np.uint8), np.asarray(labels, np.uint8)
