@@ -27,7 +27,7 @@ def forget(job: Path) -> None:
 
 def leave(job: Path, error: Exception) -> int:
     """Say why `job` failed, there and on stderr; returns the exit code, 2 for wrong input."""
-    cause, message = _explained(job, error)
+    cause, message = explain(job, error)
     with suppress(OSError):  # as far as the disk allows
         if job.is_dir():
             (job / "out").mkdir(exist_ok=True)
@@ -38,7 +38,7 @@ def leave(job: Path, error: Exception) -> int:
     return 2 if cause == "BAD_INPUT" else 1
 
 
-def _explained(job: Path, error: Exception) -> tuple[str, str]:
+def explain(job: Path, error: Exception) -> tuple[str, str]:
     """The cause, and the sentence with the cure."""
     match error:
         case InputError():

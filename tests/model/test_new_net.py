@@ -37,7 +37,7 @@ def package(tmp_path: Path) -> Path:
     (folder / path).write_text(net)
     recipes = folder / "model" / "recipes.py"
     before, here, after = recipes.read_text().partition(_LIST)
-    recipes.write_text(f"{before}{here}{recipe}{after}")
+    recipes.write_text(f"{before}{here}{recipe},\n{after}")
     return folder
 
 

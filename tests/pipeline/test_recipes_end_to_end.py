@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from commands import Said, VocTrain, home_store
 from dozen import COUNTS, dozen, last_photo
@@ -39,7 +40,8 @@ MAX_SIDE = ("--max-side", "64")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    with prefect_server():
+    # What Prefect logs would be sent when the server is gone.
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}), prefect_server():
         yield
 
 

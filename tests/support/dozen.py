@@ -1,4 +1,4 @@
-"""Small archives for whole runs: a dozen of the real photos where there are some, else generated."""
+"""Small archives for whole runs: a dozen real photos where there are some, else generated ones."""
 
 import tarfile
 from itertools import islice
