@@ -4,11 +4,10 @@ import math
 import os
 import random
 
-import cv2
 import numpy as np
 
 from model.dataset import VOID
-from model.images import OUTSIDE, Image
+from model.images import OUTSIDE, Image, resized_mask, resized_photo
 from model.recipe import Recipe, Size
 
 # albumentations asks the network for newer versions when it is imported, unless told not to.
@@ -64,12 +63,7 @@ class Augmentation:
     def _seen(self, photo: Image, mask: Image) -> tuple[Image, Image]:
         """Both at the size at which the net sees whole photos."""
         own = Size(*mask.shape)
-        height, width = seen = self._recipe.seen_size(own)
+        seen = self._recipe.seen_size(own)
         if seen == own:
             return photo, mask
-        method = cv2.INTER_AREA if math.prod(seen) < math.prod(own) else cv2.INTER_LINEAR
-        photo = np.asarray(cv2.resize(photo, (width, height), interpolation=method), np.uint8)
-        mask = np.asarray(
-            cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
-        )
-        return photo, mask
+        return resized_photo(photo, *seen), resized_mask(mask, *seen)

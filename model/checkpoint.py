@@ -9,17 +9,19 @@ Beside them are, for the time of a save, the hidden `.<step>.part`, being writte
 """
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
+from model.dataset import MOST_CLASSES
 from model.errors import InputError
 from model.provenance import Provenance
 from model.recipe import Recipe
@@ -55,11 +57,24 @@ class Description(BaseModel):
 
     @field_validator("classes")
     @classmethod
-    def _printable(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+    def _usable(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         """They are shown on a terminal, which obeys what is not printable."""
         if not all(name.isprintable() for name in classes):
             raise PydanticCustomError(_FOREIGN, "class names must be printable")
+        if not 2 <= len(set(classes)) == len(classes) <= MOST_CLASSES:
+            raise PydanticCustomError(_FOREIGN, "classes must be several, and differ")
         return classes
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        """As the recipe wants them: one for each class."""
+        weights, wanted = self.class_weights, self.recipe.class_weights != "none"
+        if (weights is not None) != wanted or (
+            weights is not None
+            and (len(weights) != len(self.classes) or not all(0 <= w < math.inf for w in weights))
+        ):
+            raise PydanticCustomError(_FOREIGN, "class weights must fit classes and recipe")
+        return self
 
 
 class CheckpointManifest(Description):
@@ -123,7 +138,10 @@ def _write(part: Path, description: Description, state: Mapping[str, Any]) -> Ch
         sha256=file_sha256(blob),
         weights_digest=weights_digest(state["net"]),
     )
-    (part / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    with (part / MANIFEST).open("w") as file:
+        file.write(manifest.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
     return manifest
 
 
@@ -140,13 +158,22 @@ def _put_in_place(part: Path, final: Path) -> None:
 def recover(folder: Path) -> None:
     """Finish the save that a kill interrupted, where the blob had been written; else forget it.
 
-    Only for who is going to write there: to a save in progress it is the kill.
+    What does not verify goes as well: were a damaged one taken for the last or the best, good ones
+    would be deleted in its favour. Only for who is going to write there: to a save in progress it
+    is the kill.
     """
     for part in list(folder.glob(f".*{_PART}")):
         if verified(part):
             _put_in_place(part, folder / part.stem.removeprefix("."))
+    for old in list(folder.glob(f".*{_OLD}")):
+        final = folder / old.stem.removeprefix(".")
+        if not final.exists() and verified(old):
+            old.rename(final)
     for left in (*folder.glob(f".*{_PART}"), *folder.glob(f".*{_OLD}")):
         shutil.rmtree(left)
+    for step in folder.glob("[0-9]*"):
+        if not verified(step):
+            shutil.rmtree(step)
 
 
 def parse_manifest(data: bytes) -> CheckpointManifest | None:

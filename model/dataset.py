@@ -16,6 +16,7 @@ from model.images import Image, decode_mask, decode_photo
 from model.indexed_tar import TarReader
 
 VOID = 255  # the class index of pixels that never count
+MOST_CLASSES = 254  # that fit into a byte beside it and one that stands for no class
 SPLITS = ("train", "val", "test")
 
 

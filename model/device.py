@@ -1,12 +1,15 @@
 """Which device computes, in which precision and memory format."""
 
 import os
+import re
 from contextlib import AbstractContextManager
 
 import torch
 from torch.amp import GradScaler
 
 from model.errors import InputError
+
+_NO_MEMORY = re.compile(r"can't allocate memory|MPS backend out of memory|not enough memory")
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -67,6 +70,13 @@ def default_workers() -> int:
     return min(usable_cores() - 1, 8)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a computation failed for want of memory; only CUDA has an exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
+    )
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Autocast to `dtype` on `device`, or nothing for float32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
@@ -74,4 +84,4 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 def grad_scaler(device: torch.device, dtype: torch.dtype) -> GradScaler:
     """fp16 gradients underflow without scaling (Micikevicius et al., 2018); bf16 has the range."""
-    return GradScaler(device.type, enabled=dtype == torch.float16 and device.type == "cuda")
+    return GradScaler(device.type, enabled=dtype == torch.float16 and device.type != "mps")

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vgg import cfgs, make_layers
 
 from model.errors import InputError, suggestion
@@ -55,7 +56,6 @@ class Encoder(nn.Module):
 
     def load_pretrained(self) -> None:
         """Take torchvision's ImageNet weights; InputError where that cannot be done."""
-        self.must_fit_pretrained()
         load_pretrained(WEIGHTS[self.name], self, leave_out=self.classifier)
 
 
@@ -71,14 +71,14 @@ class ResNetEncoder(Encoder):
 
     def __init__(self, name: str, width: int = _WIDTH) -> None:
         super().__init__(name, width)
-        block = _Bottleneck if name == "resnet50" else _BasicBlock
+        block = Bottleneck if name == "resnet50" else BasicBlock
         blocks = (2, 2, 2, 2) if name == "resnet18" else (3, 4, 6, 3)
-        outputs = [block.expansion * width * 2**level for level in range(4)]
-        self.channels = (width, *outputs)
+        planes = [width * 2**level for level in range(4)]
+        self.channels = (width, *(block.expansion * channels for channels in planes))
         self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            _stage(block, self.channels[level], outputs[level], blocks[level], 2 if level else 1)
+            _stage(block, self.channels[level], planes[level], blocks[level], 2 if level else 1)
             for level in range(4)
         )
 
@@ -141,57 +141,11 @@ class _Shortcut(nn.Sequential):
         return features
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    if stride == 1 and in_channels == out_channels:
-        return nn.Identity()
-    return _Shortcut(in_channels, out_channels, stride)
-
-
-class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut: the block of ResNet-18 and 34."""
-
-    expansion = 1
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample = _shortcut(in_channels, out_channels, stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
-        residual = self.bn2(self.conv2(residual))
-        return F.relu(residual + self.downsample(features), inplace=True)
-
-
-class _Bottleneck(nn.Module):
-    """A 3x3 convolution between two of 1x1: the block of ResNet-50, strided in the middle."""
-
-    expansion = 4
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        inner = out_channels // self.expansion
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.downsample = _shortcut(in_channels, out_channels, stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
-        residual = F.relu(self.bn2(self.conv2(residual)), inplace=True)
-        residual = self.bn3(self.conv3(residual))
-        return F.relu(residual + self.downsample(features), inplace=True)
-
-
 def _stage(
-    block: type[_BasicBlock | _Bottleneck], inputs: int, outputs: int, count: int, stride: int
+    block: type[BasicBlock | Bottleneck], inputs: int, planes: int, count: int, stride: int
 ) -> nn.Sequential:
     """`count` blocks, of which the first changes the channels and the resolution."""
-    more = (block(outputs, outputs, 1) for _ in range(1, count))
-    return nn.Sequential(block(inputs, outputs, stride), *more)
+    outputs = block.expansion * planes
+    shortcut = _Shortcut(inputs, outputs, stride) if inputs != outputs else None
+    more = (block(outputs, planes) for _ in range(1, count))
+    return nn.Sequential(block(inputs, planes, stride, downsample=shortcut), *more)

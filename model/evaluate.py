@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from model.dataset import SPLITS, Dataset
-from model.errors import InputError
+from model.device import is_out_of_memory
+from model.errors import InputError, TrainingError
 from model.images import Image
 from model.inference import Predictor
 from model.losses import Loss, build_loss
@@ -76,7 +77,17 @@ def evaluate(
     try:
         for position in range(len(data)):
             sample = data[position]
-            logits = predictor.logits(sample.photo)[None]
+            try:
+                logits = predictor.logits(sample.photo)[None]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                height, width = sample.mask.shape
+                raise TrainingError(
+                    "OUT_OF_MEMORY",
+                    f"The memory is too small to predict {sample.id}, {width}x{height} pixels, in "
+                    "one piece; shrink photos when the dataset is built (--max-side 1024).",
+                ) from None
             targets = torch.from_numpy(sample.mask)[None].to(logits.device)
             prediction = logits.argmax(1).to(torch.uint8)
             confusion.update(prediction, targets)
@@ -138,7 +149,7 @@ def evaluate_checkpoint(
 
 
 def main() -> int:
-    """Command line; 0 done, 2 wrong input."""
+    """Command line; 0 done, 1 too little memory, 2 wrong input."""
     parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="a checkpoint.pt")
     parser.add_argument("dataset", type=Path, help="a built dataset's folder")
@@ -157,9 +168,9 @@ def main() -> int:
             window=args.window,
             flip=args.flip,
         ).score
-    except InputError as error:
+    except (InputError, TrainingError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     if args.json:
         print(score.model_dump_json())
         return 0

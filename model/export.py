@@ -4,8 +4,8 @@
 
 The graph's input `photos` is float32 [N, 3, H, W], RGB from 0 to 255, for any N, H and W; its
 output `logits` is float32 [N, classes, H, W]. Normalising is part of the graph. A recipe that
-trains on whole photos squeezed to its image_size (`fit`) wants them resized to it first, bilinearly
-and with antialiasing, and the logits stretched back. The metadata say what the net is: classes,
+trains on whole photos squeezed to its image_size (`fit`) wants them resized to it first, as
+OpenCV's INTER_AREA does, and the logits stretched back. The metadata say what the net is: classes,
 recipe, weights digest, run. Before the file gets its name, onnxruntime runs it, and what comes out
 is compared with PyTorch's.
 """
@@ -145,6 +145,8 @@ def _write(graph: _Graph, path: Path, opset: int, metadata: dict[str, str]) -> N
         raise InputError(
             f"PyTorch cannot write this net as opset {opset}, but as {made}; leave out --opset."
         )
+    for node in program.model.graph.all_nodes():  # they name the files of this computer
+        node.metadata_props.clear()
     program.model.metadata_props.update(metadata)
     program.save(path)
 
@@ -167,7 +169,8 @@ def _compare(graph: _Graph, path: Path) -> tuple[float, float]:
         (logits,) = session.run(None, {"photos": photos.numpy()})
         if logits.shape != tuple(expected.shape):
             raise TrainingError("INTERNAL", f"ONNX gives {logits.shape} for {tuple(photos.shape)}.")
-        difference = max(difference, float((torch.from_numpy(logits) - expected).abs().max()))
+        apart = float((torch.from_numpy(logits) - expected).abs().max())
+        difference = max(apart, difference)  # in this order, as a NaN must stay one
         largest = max(largest, float(expected.abs().max()))
     if not difference <= _TOLERANCE * largest + 1e-6:
         raise TrainingError(

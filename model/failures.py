@@ -7,15 +7,13 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
+from model.device import is_out_of_memory
 from model.errors import InputError, TrainingError, disk_problem
 from model.journal import Journal, write_atomically
 from model.recipe import Recipe
 
 _FAILURE, _TRACEBACK = "failure.json", "traceback.txt"  # in `out`: why the last attempt failed
-# What torch says when memory cannot be had, where it has no exception of its own for that.
-_NO_MEMORY = re.compile(r"can't allocate memory|MPS backend out of memory|not enough memory")
+_NO_NORM = "Expected more than 1 value per channel"  # batch norm, of a map of 1x1
 _NO_LOADER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?[\d, ]+\) (?P<end>[^\n]*)")
 
 
@@ -45,10 +43,13 @@ def explain(job: Path, error: Exception) -> tuple[str, str]:
             return "BAD_INPUT", str(error)
         case TrainingError():
             return error.cause, str(error)
-        case torch.OutOfMemoryError():
-            return "OUT_OF_MEMORY", _too_large(job, "The GPU's memory")
-        case RuntimeError() if _NO_MEMORY.search(str(error)):
-            return "OUT_OF_MEMORY", _too_large(job, "The memory")
+        case _ if is_out_of_memory(error):
+            return "OUT_OF_MEMORY", _too_large(job)
+        case ValueError() if _NO_NORM in str(error):
+            return "BAD_INPUT", (
+                "A single photo is so small that the net shrinks it to 1x1, which batch norm "
+                "cannot train on; use a larger batch (--set batch_size=2), or --set fit=crop."
+            )
         case RuntimeError() if ended := _NO_LOADER.search(str(error)):
             return _loader_died(ended["end"])
         case OSError() if said := disk_problem(error, job / "out"):
@@ -60,11 +61,11 @@ def explain(job: Path, error: Exception) -> tuple[str, str]:
             return "INTERNAL", _unforeseen(job, error)
 
 
-def _too_large(job: Path, memory: str) -> str:
+def _too_large(job: Path) -> str:
     """What to do about a batch that does not fit."""
     recipe = Recipe.model_validate_json((job / "recipe.json").read_bytes())
     batch, parts = recipe.batch_size, recipe.accumulate
-    said = f"{memory} is too small for {batch} images of {recipe.image_size} pixels"
+    said = f"The memory is too small for {batch} images of {recipe.image_size} pixels"
     if batch > parts:
         return (
             f"{said}, {-(-batch // parts)} at a time: compute a step in more parts "

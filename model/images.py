@@ -20,6 +20,19 @@ _PHOTO = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 cv2.setNumThreads(1)
 
 
+def resized_photo(photo: Image, height: int, width: int) -> Image:
+    """uint8 [H, W, 3] to [height, width, 3]: areas are averaged where it shrinks, else bilinear."""
+    shrinks = height * width < photo.shape[0] * photo.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(photo, (width, height), interpolation=method), np.uint8)
+
+
+def resized_mask(mask: Image, height: int, width: int) -> Image:
+    """uint8 [H, W] to [height, width]; classes are never mixed."""
+    method = cv2.INTER_NEAREST_EXACT
+    return np.asarray(cv2.resize(mask, (width, height), interpolation=method), np.uint8)
+
+
 def decode_photo(data: bytes, name: str) -> Image:
     """JPEG or PNG bytes to uint8 [H, W, 3] in RGB; InputError names `name` when broken."""
     return _decode(data, _PHOTO, name, "photo")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model import checkpoint
 from model.device import autocast, pick_device, pick_memory_format, pick_precision
 from model.errors import InputError
-from model.images import Image
+from model.images import Image, resized_photo
 from model.loader import normalise
 from model.nets import build_net
 from model.recipe import Recipe, Size
@@ -80,11 +80,19 @@ class Predictor:
         where = pick_device(device)
         recipe = description.recipe
         try:
-            net = build_net(recipe, len(description.classes)).to(where)
-            net.load_state_dict(state["net"])
+            with torch.device("meta"):  # whatever the recipe says, it takes no memory
+                net = build_net(recipe, len(description.classes))
+            if {k: w.dtype for k, w in net.state_dict().items()} != {
+                k: w.dtype for k, w in state["net"].items()
+            }:
+                raise TypeError
+            net.load_state_dict(state["net"], assign=True)
+            finite = all(bool(weight.isfinite().all()) for weight in net.state_dict().values())
         except (RuntimeError, TypeError, ValueError, AttributeError):
             raise InputError(f"{path} does not hold the weights of its own recipe's net.") from None
-        net = net.to(memory_format=pick_memory_format(recipe.channels_last)).eval()
+        if not finite:
+            raise InputError(f"{path} holds weights that are no numbers; take another checkpoint.")
+        net = net.to(where).to(memory_format=pick_memory_format(recipe.channels_last)).eval()
         return cls.of(net, recipe, where, window=window, flip=flip), description
 
     def logits(self, photo: Image) -> Tensor:
@@ -93,11 +101,11 @@ class Predictor:
         Where the recipe trains on photos of another size, it is brought to that, and its logits
         back.
         """
-        images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
         own = Size(*photo.shape[:2])
         seen = self.recipe.seen_size(own)
         if seen != own:
-            images = F.interpolate(images.float(), seen, mode="bilinear", antialias=True)
+            photo = resized_photo(photo, *seen)
+        images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
         images = normalise(images, self.recipe.normalise)
         # Trying out kernels for every new size is slow, and might choose others in another process.
         settled = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

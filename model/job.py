@@ -1,5 +1,9 @@
 """A training job: all that stays the same from its first step to its last."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,6 +19,8 @@ from model.losses import Loss, build_loss, class_weights
 from model.order import BatchOrder
 from model.provenance import provenance
 from model.recipe import Recipe
+
+_RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Job:
     @classmethod
     def open(cls, folder: Path, run_id: str, device: str) -> Self:
         """Read `recipe.json` and `dataset/` in `folder`; InputError where one is missing or bad."""
-        recipe = _read_recipe(folder / "recipe.json")
+        recipe = _read_recipe(folder / _RECIPE)
         train, val = Dataset(folder / "dataset", "train"), Dataset(folder / "dataset", "val")
         where = pick_device(device)
         dtype = pick_precision(recipe.precision, where)
@@ -68,6 +74,26 @@ class Job:
                 iou={},
             ),
         )
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the job for this process; InputError where another one trains it."""
+    try:
+        file = (folder / _RECIPE).open("rb")
+    except OSError:  # which is going to be said in its own words
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{folder} is being trained by another process; wait for its end."
+            ) from None
+        # Loader processes outlive a kill by some seconds, and must not keep the next attempt out.
+        os.register_at_fork(after_in_child=file.close)
+        yield
 
 
 def _read_recipe(path: Path) -> Recipe:

@@ -38,8 +38,9 @@ def _weight(factor: str, text: str) -> float:
         weight = float(factor)
     except ValueError:
         weight = math.nan
-    if not 0 < weight < math.inf:
+    if not 1e-6 <= weight <= 1e6:
         raise InputError(
-            f"Loss {text!r} has the weight {factor.strip()!r}; a weight is a positive number."
+            f"Loss {text!r} has the weight {factor.strip()!r}; a weight is a positive number up to "
+            "a million."
         )
     return weight

@@ -2,10 +2,11 @@
 
     python -m model.lr_find JOB [--steps 100] [--low 1e-7] [--high 1] [--out lr-find.png] [--json]
 
-JOB is a folder with `recipe.json` and `dataset/`, as for training; nothing in it is changed. This
-is the learning-rate range test of Smith (2017, arXiv:1506.01186), with rates that rise
-exponentially. Two rates are suggested: where the smoothed loss falls most steeply over the rate's
-logarithm, and a tenth of the rate where it is least. Either is a peak for `--set lr=…`.
+JOB is a folder with `recipe.json` and `dataset/`, as for training; nothing is written to it but the
+traceback of an error that nobody foresaw. This is the learning-rate range test of Smith (2017,
+arXiv:1506.01186), with rates that rise exponentially. Two rates are suggested: where the smoothed
+loss falls most steeply over the rate's logarithm, and a tenth of the rate where it is least. Either
+is a peak for `--set lr=…`.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch.optim.lr_scheduler import ExponentialLR
 
+from model import failures
 from model.device import default_threads, default_workers
 from model.errors import InputError, TrainingError
 from model.job import Job
@@ -95,6 +97,15 @@ def smoothed(losses: list[float]) -> list[float]:
     return result
 
 
+def must_be_range(low: float, high: float, steps: int) -> None:
+    """InputError for a range of rates, or a number of steps, that nothing could be read off."""
+    if not 0 < low < high <= 1000 or steps < _FEWEST:
+        raise InputError(
+            f"A range test goes from a low to a high rate above 0, in {_FEWEST} steps or more; "
+            f"{low:g} to {high:g} in {steps} is none."
+        )
+
+
 def find_lr(
     job: Job,
     *,
@@ -109,11 +120,7 @@ def find_lr(
     It ends early where the smoothed loss exceeds four times its least, or is not finite. Nothing is
     written; `report` hears (done, total, words). Raises InputError for a range that is none.
     """
-    if not 0 < low < high <= 1000 or steps < _FEWEST:
-        raise InputError(
-            f"A range test goes from a low to a high rate above 0, in {_FEWEST} steps or more; "
-            f"{low:g} to {high:g} in {steps} is none."
-        )
+    must_be_range(low, high, steps)
     recipe = job.recipe.override({"schedule": "constant", "warm_up": 0.0, "lr": min(low, 10)})
     epochs = math.ceil(steps / job.order.steps_per_epoch)
     order = BatchOrder(recipe.seed, len(job.train), recipe.batch_size, epochs)
@@ -127,16 +134,10 @@ def find_lr(
     losses: list[float] = []
     best, diverged = math.inf, False
     batches = training_batches(job.train, recipe, order, workers, pin_memory=False)
-    for batch, step in zip(batches, range(1, steps + 1), strict=False):
+    # The steps first: asked the other way round, it would decode a batch that nobody trains on.
+    for step, batch in zip(range(1, steps + 1), batches, strict=False):
         rates.append(float(state.schedule.get_last_lr()[0]))
-        try:
-            loss = float(training_step(job, state, batch))
-        except torch.OutOfMemoryError:
-            raise TrainingError(
-                "OUT_OF_MEMORY",
-                f"The GPU's memory is too small for {recipe.batch_size} images of "
-                f"{recipe.image_size} pixels; compute a step in parts (--set accumulate=2).",
-            ) from None
+        loss = float(training_step(job, state, batch))
         now = smoothed([*losses, loss])[-1]
         best = min(best, now)
         if not math.isfinite(loss) or now > _DIVERGED * best:
@@ -206,9 +207,10 @@ def main() -> int:
         job = Job.open(args.job, args.job.name, args.device)
         found = find_lr(job, low=args.low, high=args.high, steps=args.steps, workers=args.workers)
         save_plot(found, job.recipe.name, args.out)
-    except (InputError, TrainingError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+    except Exception as error:
+        cause, message = failures.explain(args.job, error)
+        print(message, file=sys.stderr)
+        return 2 if cause == "BAD_INPUT" else 1
     except KeyboardInterrupt:
         return 130
     print(found.model_dump_json() if args.json else f"{found.in_words()}\n{args.out}")

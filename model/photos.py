@@ -10,6 +10,8 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -25,6 +27,12 @@ from model.images import Image
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 _MOST_BYTES = 1 << 30  # a URL may have no end
+# The suffixes that the disk is asked for; a photo with any other, like .jPg, keeps its whole name.
+_ASKED_FOR = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
+_SORTED = 1000  # names of a folder that are in memory at a time
+
+_Pattern = tuple[str, ...]  # a glob, part by part
+_ANYTHING: _Pattern = ("**",)
 
 
 class Found(NamedTuple):
@@ -39,12 +47,16 @@ class Found(NamedTuple):
 
 
 class Photos:
-    """The photos that a person named, in an order that does not change; iterate as often as needed.
+    """The photos that a person named; iterate as often as needed.
 
-    A folder stands for the photos below it, a glob for those that it matches; a URL (http, or
-    whatever fsspec finds installed) is one photo. No more names than those in one folder, or of one
-    glob, are in memory. The outputs keep the folders below what all paths have in common, and the
-    photo's whole name where another one differs only in its suffix, so none overwrites another's.
+    A folder stands for the photos below it, a glob for those that it matches and those below the
+    folders that it matches; a URL (http, or whatever fsspec finds installed) is one photo. A folder
+    is listed bit by bit, so one with a million photos takes no more memory than one with a
+    thousand, and comes in the order of the names where it holds no more than that. Links to folders
+    are followed where they are named or matched, not when searching what is below (nor by `**`).
+
+    The outputs keep the folders below what all paths have in common, and the photo's whole name
+    where another one differs only in its suffix, so none overwrites another's.
     """
 
     def __init__(self, paths: Iterable[str], out: Path) -> None:
@@ -55,67 +67,135 @@ class Photos:
         folders = {path for path, pattern in places if path.is_dir() and not pattern}
         # What lies in a folder that was named as well would come twice.
         places = [(path, pattern) for path, pattern in places if not folders & {*path.parents}]
-        self._files = [path for path, _ in places if not path.is_dir()]
-        self._folders = [(path, pattern) for path, pattern in places if path.is_dir()]
         tops = [path if path.is_dir() else path.parent for path, _ in places]
         self._top = Path(os.path.commonpath(tops)) if tops else Path()
+        self._files = [self._found(str(path)) for path, _ in places if not path.is_dir()]
+        self._folders = [
+            (str(path), pattern or _ANYTHING) for path, pattern in places if path.is_dir()
+        ]
         self._urls = [_url(url) for url in named if "://" in url]
         if self._urls and not tops:  # beside local photos they stay in a folder of their host
             top = os.path.commonpath([found.target.parent for found in self._urls])
             self._urls = [f._replace(target=f.target.relative_to(top)) for f in self._urls]
 
     def __iter__(self) -> Iterator[Found]:
-        yield from self._named(self._files)
-        for folder, pattern in self._folders:
-            yield from self._matches(folder, pattern) if pattern else self._below(folder)
+        yield from _distinct(self._files)
+        for path in self._searched():
+            found = self._found(path)
+            yield _without_suffix(found) if _alone(path) else found
         yield from _distinct(self._urls)
 
-    def _place(self, path: str) -> tuple[Path, str]:
-        """Where a file or folder is; of a glob, the folder above it, and the pattern."""
+    def count(self) -> int:
+        """How many there are now, by a search of its own."""
+        return len(self._files) + len(self._urls) + sum(1 for _ in self._searched())
+
+    def _place(self, path: str) -> tuple[Path, _Pattern]:
+        """Where a file or folder is; of a glob, the folder above it, and its pattern."""
         plain = Path(path).expanduser()
-        if plain.exists():
-            place = plain.resolve() if plain.is_dir() else plain.parent.resolve() / plain.name
-            if place.is_relative_to(self._out):
-                raise InputError(f"{path} lies in {self._out}, where the outputs go; name another.")
-            return place, ""
-        fixed = next((i for i, part in enumerate(plain.parts) if glob.has_magic(part)), None)
-        if fixed is None:
-            raise InputError(f"There is no photo or folder {path}.")
-        return Path(*plain.parts[:fixed]).resolve(), str(Path(*plain.parts[fixed:]))
+        pattern: _Pattern = ()
+        if not plain.exists():
+            parts = plain.parts
+            fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+            plain, pattern = Path(*parts[:fixed]), parts[fixed:]
+            if not pattern or not plain.is_dir():
+                raise InputError(f"There is no photo or folder {path}.")
+        place = plain.resolve() if plain.is_dir() else plain.parent.resolve() / plain.name
+        if place.is_relative_to(self._out):
+            raise InputError(f"{path} lies in {self._out}, where the outputs go; name another.")
+        return place, pattern
 
-    def _matches(self, folder: Path, pattern: str) -> Iterator[Found]:
-        # Path.glob's `**` is one thing in Python 3.11 and another later.
-        names = sorted(glob.iglob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207
-        found = [folder / name for name in names if not (folder / name).is_relative_to(self._out)]
-        yield from self._named([path for path in found if _is_photo(path.name)])
-        if "**" not in pattern:  # which matches what is below folders as well
-            for path in found:
-                if path.is_dir():
-                    yield from self._below(path)
+    def _searched(self) -> Iterator[str]:
+        for folder, pattern in self._folders:
+            yield from self._below(folder, _matching(pattern))
 
-    def _below(self, folder: Path) -> Iterator[Found]:
-        for parent, folders, names in os.walk(folder):
-            here = Path(parent)
-            folders[:] = sorted(
-                name
-                for name in folders
-                if not name.startswith(".") and (here / name).resolve() != self._out
-            )
-            yield from self._named([here / name for name in sorted(names) if _is_photo(name)])
+    def _below(self, folder: str, patterns: frozenset[_Pattern]) -> Iterator[str]:
+        """The paths of photos in `folder` that match one of the patterns, each path once."""
+        for entry in _entries(folder):
+            if not _is_folder(entry):
+                if () in _after(entry.name, patterns) and _is_photo(entry.name):
+                    yield entry.path
+                continue
+            if entry.is_symlink():  # which may lead back: each has to use up a part of the pattern
+                patterns_there = _after(entry.name, {p for p in patterns if p[:1] != _ANYTHING})
+            else:
+                patterns_there = _after(entry.name, patterns)
+            if () in patterns_there:
+                patterns_there = _matching(_ANYTHING)
+            if patterns_there and not Path(entry.path).resolve().is_relative_to(self._out):
+                yield from self._below(entry.path, patterns_there)
 
-    def _named(self, files: list[Path]) -> Iterator[Found]:
-        top = self._top
-        return _distinct(
-            [Found(str(path), str(path), PurePosixPath(path.relative_to(top))) for path in files]
-        )
+    def _found(self, path: str) -> Found:
+        return Found(path, path, PurePosixPath(Path(path).relative_to(self._top)))
+
+
+def _entries(folder: str) -> Iterator["os.DirEntry[str]"]:
+    """What lies in a folder, its folders last, sorted by name; nothing where it cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        while some := list(islice(entries, _SORTED)):
+            yield from sorted(some, key=lambda entry: (_is_folder(entry), entry.name))
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _matching(pattern: _Pattern) -> frozenset[_Pattern]:
+    """The pattern, and what is left of it where its first `**` stand for no folder at all."""
+    rest = {pattern}
+    while pattern[:1] == _ANYTHING:
+        pattern = pattern[1:]
+        rest.add(pattern)
+    return frozenset(rest)
+
+
+def _after(name: str, patterns: Iterable[_Pattern]) -> frozenset[_Pattern]:
+    """What has to match below `name`, an entry of a folder; () among it: `name` itself matches.
+
+    As in a shell, only a part that begins with a dot matches a name that does.
+    """
+    rest: set[_Pattern] = set()
+    for pattern in patterns:
+        if not pattern or (name.startswith(".") and not pattern[0].startswith(".")):
+            continue
+        if pattern[:1] == _ANYTHING:
+            rest |= _matching(pattern)
+        elif fnmatch(name, pattern[0]):
+            rest |= _matching(pattern[1:])
+    return frozenset(rest)
+
+
+def _alone(path: str) -> bool:
+    """Whether no photo in its folder would give its outputs the names that this one would."""
+    suffix = PurePosixPath(path).suffix
+    if suffix not in _ASKED_FOR:
+        return False
+    stem = path.removesuffix(suffix)
+    others = [stem + other for other in _ASKED_FOR if other != suffix]
+    if _is_photo(stem):  # a.jpg.png: its outputs must not be those of a.jpg
+        others.append(stem)
+    return not any(os.path.lexists(other) and not _same(path, other) for other in others)
+
+
+def _same(path: str, other: str) -> bool:
+    """As a.jpg and a.JPG are, where the case of names is of no account."""
+    with suppress(OSError):
+        return os.path.samestat(os.lstat(path), os.lstat(other))
+    return False
 
 
 def _distinct(photos: list[Found]) -> Iterator[Found]:
     """Leave the suffixes away from their targets, where that makes no two the same."""
-    alike = Counter(found.target.with_suffix("") for found in photos)
+    taken = Counter(target for f in photos for target in {f.target, f.target.with_suffix("")})
     for found in photos:
-        stem = found.target.with_suffix("")
-        yield found._replace(target=stem) if alike[stem] == 1 else found
+        short = _without_suffix(found)
+        yield short if taken[short.target] == 1 else found
+
+
+def _without_suffix(found: Found) -> Found:
+    return found._replace(target=found.target.with_suffix(""))
 
 
 def read_photo(found: Found) -> Image:

@@ -42,6 +42,7 @@ from model.photos import Found, Photos, read_photo
 
 _AHEAD = 4  # photos being read, and as many being written, beside the one being predicted
 _THREADS = 2
+_NAMED = 1000  # failed photos that the summary names; the others it counts
 _OPACITY = 0.5  # of a class over the photo; its rim is solid
 
 _Item = TypeVar("_Item")
@@ -54,7 +55,8 @@ class Summary(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     photos: int  # that were predicted
-    failed: tuple[str, ...]
+    failures: int  # photos that could not be
+    failed: tuple[str, ...]  # the names of those, of the first thousand at most
     out: Path
     seconds: float
     shares: dict[str, float]
@@ -64,8 +66,8 @@ class Summary(BaseModel):
         speed = f", {self.photos / self.seconds:.1f} images/s" if self.seconds else ""
         photos = f"{self.photos:,} photo{'' if self.photos == 1 else 's'}"
         lines = [f"{photos} in {self.seconds:.1f} s{speed}: {self.out}"]
-        if self.failed:
-            lines[0] += f"; {len(self.failed):,} could not be predicted"
+        if self.failures:
+            lines[0] += f"; {self.failures:,} could not be predicted"
         seen = sorted(((s, name) for name, s in self.shares.items() if s), reverse=True)
         lines.append(", ".join(f"{name} {share:.1%}" for share, name in seen))
         return "\n".join(line for line in lines if line)
@@ -94,18 +96,19 @@ def predict(
     Raises InputError when there is no photo, TrainingError when the disk takes no more.
     """
     photos = Photos(paths, out)
-    total = sum(1 for _ in photos)
+    total = photos.count()
     if not total:
         raise InputError("There is no photo in what was named; folders are searched by suffix.")
     began = time.perf_counter()
     pixels = np.zeros(len(description.classes), np.int64)
     failed: list[str] = []
+    good = failures = 0
 
     def predicted(found: Found, reading: "Future[Image]") -> _Prediction | InputError:
         try:
             return _predicted(predictor, reading.result(), probabilities)
         except torch.OutOfMemoryError:
-            return InputError(f"{found.name} is too large for the GPU's memory; set a --window.")
+            return _too_large(found, predictor)
         except InputError as error:
             return error
 
@@ -125,15 +128,18 @@ def predict(
                 said = disk_problem(error, out) or f"{out} cannot be written: {error.strerror}."
                 raise TrainingError("STORE", said) from None
             if isinstance(result, InputError):
-                failed.append(found.name)
+                failures += 1
+                failed += [found.name] if failures <= _NAMED else []
                 complain(str(result))
             else:
+                good += 1
                 pixels += np.bincount(result.mask.ravel(), minlength=len(pixels))
             if report:
-                report(done, total)
+                report(done, max(done, total))  # more may have come since they were counted
     shares = pixels / max(1, pixels.sum())
     return Summary(
-        photos=total - len(failed),
+        photos=good,
+        failures=failures,
         failed=tuple(failed),
         out=out,
         seconds=time.perf_counter() - began,
@@ -146,6 +152,17 @@ def _predicted(predictor: Predictor, photo: Image, probabilities: bool) -> _Pred
     mask = logits.argmax(0).to(torch.uint8).cpu().numpy()
     scores = logits.softmax(0).half().cpu().numpy() if probabilities else None
     return _Prediction(photo, mask, scores)
+
+
+def _too_large(found: Found, predictor: Predictor) -> InputError:
+    """What to do about a photo that does not fit."""
+    if predictor.recipe.fit == "resize":  # which takes no window
+        cure = "predict with --device cpu"
+    elif predictor.window is None:
+        cure = f"set a --window, such as {max(predictor.recipe.image_size)}"
+    else:
+        cure = "set a smaller --window"
+    return InputError(f"{found.name} is too large for the GPU's memory; {cure}.")
 
 
 def _write(target: Path, made: _Prediction, overlay: bool) -> None:
@@ -258,7 +275,7 @@ def main() -> int:
         print("Interrupted; what is written is whole.", file=sys.stderr)
         return 130
     print(summary.model_dump_json() if args.json else summary.in_words())
-    return 1 if summary.failed else 0
+    return 1 if summary.failures else 0
 
 
 if __name__ == "__main__":

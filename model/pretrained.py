@@ -9,11 +9,11 @@ import hashlib
 import os
 import pickle
 import re
-import shutil
+import time
 import uuid
 from http.client import HTTPException
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -24,6 +24,8 @@ from model.errors import InputError, disk_problem
 
 MIRROR = "VOC_TRAIN_WEIGHTS_URL"
 _TIMEOUT = 60.0  # seconds that a server may be silent
+_LONGEST = 3600.0  # seconds that it may take in all
+_LARGEST = 2 << 30  # bytes; VGG16, the largest of ours, has 0.55 GB
 
 
 class Weights(Protocol):
@@ -57,7 +59,7 @@ def _obtained(url: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / name
     if path.exists():
-        if not _is_what_it_says(path, name):
+        if not path.is_file() or not _is_what_it_says(path, name):
             raise InputError(
                 f"{path} is damaged: its sha256 is not the one in its name. Delete it, and it "
                 "will be fetched again."
@@ -69,11 +71,13 @@ def _obtained(url: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         print(f"fetching {source}", flush=True)
         with urlopen(source, timeout=_TIMEOUT) as answer, part.open("xb") as file:
-            shutil.copyfileobj(answer, file)
+            _copy(answer, file)
         if not _is_what_it_says(part, name):
             raise InputError(_cannot_be_had(name, folder, source, "its sha256 is another"))
         part.replace(path)
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         problem = isinstance(error, OSError) and disk_problem(error, folder)
         raise InputError(problem or _cannot_be_had(name, folder, source, str(error))) from None
     finally:
@@ -81,14 +85,26 @@ def _obtained(url: str) -> Path:
     return path
 
 
+def _copy(answer: BinaryIO, file: BinaryIO) -> None:
+    """Take what comes, but not without end."""
+    until, size = time.monotonic() + _LONGEST, 0
+    while piece := answer.read(1 << 20):
+        size += file.write(piece)
+        if size > _LARGEST or time.monotonic() > until:
+            raise OSError("what it sends does not end")
+
+
 def _mirrored(name: str) -> str | None:
     """The URL of that file at the mirror, or None where there is no mirror."""
     base = os.environ.get(MIRROR, "")
     if not base:
         return None
-    parts = urlsplit(base)
-    if not parts.scheme:
-        return (Path(base).expanduser().absolute() / name).as_uri()
+    try:
+        parts = urlsplit(base)
+        if not parts.scheme:
+            return (Path(base).expanduser().absolute() / name).as_uri()
+    except (ValueError, RuntimeError):  # no URL, or the home of nobody
+        raise InputError(f"{MIRROR} is neither a folder nor a URL.") from None
     # Errors and logs repeat the URL, so it must hold no password or token.
     if parts.scheme not in ("http", "https", "file") or "@" in parts.netloc or parts.query:
         raise InputError(

@@ -120,7 +120,7 @@ class Recipe(BaseModel):
         None, description="start from torchvision's ImageNet weights of the encoder"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="share of the channels left out at random while training"
+        None, description="share of the channels left out at random; none: the net's own"
     )
 
     loss: str = Field(
@@ -169,7 +169,7 @@ class Recipe(BaseModel):
     fit: Literal["crop", "resize", "pad"] = Field(
         "crop",
         description="crop: windows of image_size; resize: whole photos, squeezed to it, also when "
-        "predicting; pad: whole photos, none larger, each batch padded with void",
+        "predicting; pad: whole photos, shrunk into it, each batch padded with void",
     )
     scale: Range = Field((0.5, 2.0), description="smallest and largest random resize")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")

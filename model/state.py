@@ -42,10 +42,12 @@ class TrainingState:
         net = net.to(memory_format=job.memory_format)
         must_be_trainable(net, recipe, job.order.batch_size)
         optimiser = build_optimiser(recipe, net)
+        varied = recipe.fit == "pad" or bool(recipe.multi_scale)
         average = get_ema_multi_avg_fn(recipe.ema)
         return cls(
             net=net,
-            forward=torch.compile(net) if recipe.compile else net,
+            # Sizes that vary must not decide by their order which kernels there are.
+            forward=torch.compile(net, dynamic=varied or None) if recipe.compile else net,
             averaged=AveragedModel(net, multi_avg_fn=average, use_buffers=True)
             if recipe.ema
             else None,
@@ -63,8 +65,6 @@ class TrainingState:
     def load_pretrained(self) -> None:
         """Begin with the encoder's pretrained weights; InputError where they cannot be had."""
         self.net.load_pretrained()  # type: ignore[operator]  # what takes `pretrained` has it
-        if self.averaged:
-            self.averaged.module.load_state_dict(self.net.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, as `checkpoint.load` allows nothing else.
@@ -96,7 +96,8 @@ class TrainingState:
             self.averaged.n_averaged.copy_(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # none where what saved it needed no scaling
+            self.scaler.load_state_dict(state["scaler"])
         self.loss_sum.copy_(state["loss_sum"])
         self.step = state["step"]
         torch.set_rng_state(state["random"])

@@ -9,6 +9,7 @@ newest checkpoint that verifies. SIGTERM and Ctrl-C write a checkpoint first, al
 
 import argparse
 import math
+import os
 import signal
 import sys
 import time
@@ -26,9 +27,10 @@ from model.device import autocast, default_threads, default_workers
 from model.errors import InputError, TrainingError
 from model.evaluate import Evaluation, evaluate, spread
 from model.inference import Predictor
-from model.job import Job
+from model.job import Job, alone_in
 from model.journal import Journal
 from model.loader import Batch, normalise, training_batches
+from model.pretrained import MIRROR
 from model.saver import Saver
 from model.state import TrainingState
 from model.wandb_process import WANDB_PATIENCE, fed_to_wandb
@@ -60,7 +62,8 @@ def train(
     Raises InputError for what the user can put right and TrainingError for training gone wrong.
     """
     job = Job.open(folder, run_id, device)
-    torch.backends.cudnn.benchmark = True
+    # To search the fastest kernels pays only where sizes come again.
+    torch.backends.cudnn.benchmark = job.recipe.fit != "pad"
     state = TrainingState.initial(job)
     unscored = False
     checkpoint.recover(job.out / "checkpoints")
@@ -93,6 +96,7 @@ def train(
         try:
             if unscored:  # it was stopped while validating
                 training.end_epoch(None)
+                saver.wait()  # loader processes must not be forked off beside a thread
             training.run(workers, save_every)
         except _Stopped:
             training.save(None)
@@ -132,7 +136,7 @@ class Training:
             speed.images += len(batch.images)
             batch_in_epoch = state.step % steps
             if batch_in_epoch % log_every == 0:
-                value = float(loss)  # the only place inside an epoch that waits for the device
+                value = float(loss)  # waits for the device
                 self._must_be_finite(value)
                 self.journal.write("step", state.step, epoch=state.step / steps, loss=value, lr=lr)
             self.journal.progress(
@@ -141,14 +145,15 @@ class Training:
                 loss=value,
                 images_per_second=speed.rate(),
             )
-            if batch_in_epoch == 0:
-                self.end_epoch(speed.rate())
-                speed, saved = _Throughput(), time.monotonic()
-            else:
+            rate = speed.rate()
+            if batch_in_epoch:
                 self.heed()
-                if time.monotonic() >= saved + 60 * save_every:
-                    self.save(None)
-                    saved = time.monotonic()
+            if time.monotonic() >= saved + 60 * save_every:  # before a validation, which takes time
+                self.save(None)
+                saved = time.monotonic()
+            if batch_in_epoch == 0:
+                self.end_epoch(rate)
+                speed, saved = _Throughput(), time.monotonic()
 
     def end_epoch(self, speed: float | None) -> None:
         """Validate, record, and keep a checkpoint; `speed` in images a second, if known."""
@@ -156,11 +161,10 @@ class Training:
         train_loss = float(state.loss_sum) / job.order.steps_per_epoch
         self._must_be_finite(train_loss)
         pictured = spread(len(job.val))
-        predictor = Predictor(
-            state.predicting, job.recipe, job.device, job.dtype, job.memory_format
-        )
+        predictor = Predictor.of(state.predicting, job.recipe, job.device)
         scored = evaluate(predictor, job.val, job.loss, keep=pictured, report=self.heed)
         score = scored.score
+        self._must_be_finite(score.loss)
         epoch = state.step // job.order.steps_per_epoch
         state.loss_sum.zero_()
         self.journal.write(
@@ -198,7 +202,10 @@ class Training:
     def save(self, scored: Evaluation | None) -> None:
         """Begin to write a checkpoint of now."""
         state = self.state
-        self._must_be_finite(float(state.loss_sum))
+        # The last update came after the last loss that was looked at.
+        finite = [weight.isfinite().all() for weight in state.net.state_dict().values()]
+        if not torch.stack(finite).all():
+            raise self._diverged("Weights are no longer finite")
         now: dict[str, object] = {
             "step": state.step,
             "epoch": state.step // self.job.order.steps_per_epoch,
@@ -208,20 +215,24 @@ class Training:
         self.saver.save(self.job.origin.model_copy(update=now), state.state_dict())
 
     def _must_be_finite(self, loss: float) -> None:
-        """Never keep weights that have come to nothing: what was saved before them is good."""
         if not math.isfinite(loss):
-            raise TrainingError(
-                "USER_ERROR",
-                f"The loss is {loss} at step {self.state.step}: lower the learning rate "
-                f"(--set lr={self.job.recipe.lr / 10:g}) or use --set precision=fp32.",
-            )
+            raise self._diverged(f"The loss is {loss}")
+
+    def _diverged(self, what: str) -> TrainingError:
+        """Nothing that came to this is ever kept: what was saved before is good."""
+        return TrainingError(
+            "USER_ERROR",
+            f"{what} at step {self.state.step}: lower the learning rate "
+            f"(--set lr={self.job.recipe.lr / 10:g}) or use --set precision=fp32.",
+        )
 
 
 def training_step(job: Job, state: TrainingState, batch: Batch) -> Tensor:
     """One update of the weights; the loss, a scalar that is still on the device.
 
-    Computed in parts, the loss is the mean over parts by their images: the whole batch's own for
-    losses that are means over images, close to it for those that divide sums.
+    Computed in parts, the loss is the mean of theirs, by their images. It is close to the whole
+    batch's own, and equal where the parts hold equally many pixels that count and the loss is a
+    mean over those.
     """
     recipe = job.recipe
     images = batch.images.to(job.device, non_blocking=True)
@@ -264,6 +275,11 @@ class _Throughput:
 
 def _must_fit(found: checkpoint.Description, wanted: checkpoint.Description) -> None:
     """Going on with another recipe or dataset would be neither the old run nor the new one."""
+    ignored = {"summary": "", "min_miou": None}  # which decide nothing of what is learned
+    found, wanted = (
+        one.model_copy(update={"recipe": one.recipe.model_copy(update=ignored)})
+        for one in (found, wanted)
+    )
     for field_name, what in (
         ("recipe", "recipe"), ("dataset_digest", "dataset"), ("classes", "list of classes")
     ):  # fmt: skip
@@ -296,6 +312,11 @@ def main() -> int:
         help="a checkpoint at least so often (%(default)g); after each epoch in any case",
     )
     parser.add_argument(
+        "--weights-url",
+        default=os.environ.get(MIRROR, ""),
+        help=f"where pretrained weights are, if not at PyTorch; default: {MIRROR}",
+    )
+    parser.add_argument(
         "--wandb", default="disabled", choices=("auto", "online", "offline", "disabled")
     )
     parser.add_argument(
@@ -314,19 +335,21 @@ def main() -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     torch.set_num_threads(args.threads or default_threads())
+    os.environ[MIRROR] = args.weights_url
     job: Path = args.job.resolve()
     try:
-        failures.forget(job)
-        done = train(
-            job,
-            run_id=args.run_id or job.name,
-            device=args.device,
-            workers=args.workers,
-            stop=lambda: bool(stopping),
-            save_every=args.save_every,
-            wandb=args.wandb,
-            wandb_patience=args.wandb_patience,
-        )
+        with alone_in(job):
+            failures.forget(job)
+            done = train(
+                job,
+                run_id=args.run_id or job.name,
+                device=args.device,
+                workers=args.workers,
+                stop=lambda: bool(stopping),
+                save_every=args.save_every,
+                wandb=args.wandb,
+                wandb_patience=args.wandb_patience,
+            )
         return 0 if done else STOPPED
     except Exception as error:
         return failures.leave(job, error)

@@ -9,7 +9,7 @@ from model.dataset import SPLITS
 from model.errors import InputError
 from pipeline.dataset import local_dataset
 from pipeline.parameters import Parameters, home
-from pipeline.preparation import build_shards, extract_archives, separate_pairs
+from pipeline.preparation import prepare_dataset
 from pipeline.progress import Listener
 from pipeline.run import staged
 
@@ -34,15 +34,8 @@ def evaluate_on_archives(
 
     description, _ = checkpoint.load(path)
     parameters = parameters.model_copy(update={"classes": description.classes})
-    store, spool = Store.open(parameters.store), home() / "spool"
-    with staged("extract", listeners) as stage:
-        archives = extract_archives(parameters, store, spool, stage)
-    with staged("separate", listeners) as stage:
-        separation = separate_pairs(archives, parameters, store, spool, stage, needed=(split,))
-    with staged("build-dataset", listeners) as stage:
-        dataset = build_shards(
-            separation, archives, parameters, store, spool, stage, needed=(split,)
-        )
+    store = Store.open(parameters.store)
+    dataset, _ = prepare_dataset(parameters, store, home() / "spool", listeners, needed=(split,))
     with staged("evaluate", listeners) as stage:
         folder = local_dataset(dataset, store, home() / "datasets")
         score = evaluate_checkpoint(

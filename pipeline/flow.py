@@ -53,7 +53,7 @@ def voc_train(parameters: Parameters) -> Outcome:
     """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home."""
     run = Run(parameters, [artifacts.PrefectListener(), *listening.get()])
     with run.recorded():
-        must_be_trainable(parameters)
+        preparation.must_be_trainable(parameters)
         must_be_available(parameters, run.store)  # rather now than after an hour of preparation
         made = made_by_volume(run) if parameters.by_volume else made_by_store(run)
         evaluation = score_again(run, made)
@@ -132,18 +132,6 @@ def must_be_in_time(late: Failure | None, run: Run) -> None:
     if late:
         checkpoint = run.folder / "checkpoint.pt"
         raise Failure(late.cause, f"{late} What was learned until then is {checkpoint}.") from late
-
-
-def must_be_trainable(parameters: Parameters) -> None:
-    """InputError for a recipe whose net cannot be built or trained, before anything is begun."""
-    import torch
-
-    from model import nets
-
-    recipe = parameters.resolved_recipe()
-    with torch.device("meta"):  # no memory, no time
-        net = nets.build_net(recipe, len(parameters.classes))
-    nets.must_be_trainable(net, recipe, recipe.batch_size)
 
 
 @task(name="extract", cache_policy=NO_CACHE)
@@ -240,6 +228,7 @@ def train_net(run: Run, dataset: Manifest, place: Workplace) -> None:
             workers=parameters.workers,
             wandb=parameters.wandb,
             deadline_seconds=place.seconds,
+            weights_url=preparation.weights_url(parameters),
         )
         result = train(
             job,

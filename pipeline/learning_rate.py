@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from infra.failure import Cause, Failure
 from infra.stores import Store
-from model.errors import TrainingError
 from pipeline.dataset import local_dataset
 from pipeline.parameters import Parameters, home
-from pipeline.preparation import TO_TRAIN, build_shards, extract_archives, separate_pairs
+from pipeline.preparation import TO_TRAIN, must_be_trainable, prepare_dataset
 from pipeline.progress import Listener
 from pipeline.run import staged
 
@@ -28,19 +27,18 @@ def find_lr_on_archives(
     plot: Path,
 ) -> "LearningRates":
     """Train the recipe on this computer while its rate rises; the plot is the only thing kept."""
-    from model.device import default_workers
-    from model.job import Job
-    from model.lr_find import find_lr, save_plot
+    import torch
 
-    store, spool = Store.open(parameters.store), home() / "spool"
-    with staged("extract", listeners) as stage:
-        archives = extract_archives(parameters, store, spool, stage)
-    with staged("separate", listeners) as stage:
-        separation = separate_pairs(archives, parameters, store, spool, stage, needed=TO_TRAIN)
-    with staged("build-dataset", listeners) as stage:
-        dataset = build_shards(
-            separation, archives, parameters, store, spool, stage, needed=TO_TRAIN
-        )
+    from model import failures
+    from model.device import default_threads, default_workers
+    from model.job import Job
+    from model.lr_find import find_lr, must_be_range, save_plot
+
+    must_be_range(low, high, steps)  # rather now than after an hour of preparation
+    must_be_trainable(parameters)
+    torch.set_num_threads(default_threads())
+    store = Store.open(parameters.store)
+    dataset, _ = prepare_dataset(parameters, store, home() / "spool", listeners, needed=TO_TRAIN)
     with (
         staged("lr-find", listeners) as stage,
         tempfile.TemporaryDirectory(prefix="voc-train-") as folder,
@@ -58,8 +56,13 @@ def find_lr_on_archives(
                 workers=workers,
                 report=stage.report,
             )
-        except TrainingError as error:
-            raise Failure(Cause(error.cause), str(error)) from None
+        except Exception as error:
+            cause, message = failures.explain(job, error)
+            if (
+                job / "out"
+            ).exists():  # where the traceback of what nobody foresaw is, not for long
+                raise
+            raise Failure(Cause(cause), message) from None
         save_plot(found, f"{recipe.name}: learning-rate range test", plot)
         stage.summary = f"lr={found.steepest:.1e} from {len(found.rates)} steps"
     return found

@@ -8,7 +8,6 @@ import io
 import warnings
 from functools import cache
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
@@ -16,7 +15,7 @@ from PIL.Image import Transpose
 
 from model.dataset import VOID
 from model.errors import InputError
-from model.images import Image, encode_jpeg, encode_png
+from model.images import Image, encode_jpeg, encode_png, resized_mask, resized_photo
 from model.palette import voc_palette
 
 _PHOTO_FORMATS = ("JPEG", "PNG")
@@ -55,7 +54,10 @@ def read_mask(
     grey; 255 is still void unless it is a class's. InputError names `name` when the mask is broken,
     too large, or has an index, value or colour outside the classes.
     """
-    mask = _held(_open(data, name, _MASK_FORMATS, max_pixels), data, name, grey=values is not None)
+    picture = _open(data, name, _MASK_FORMATS, max_pixels)
+    if getattr(picture, "n_frames", 1) > 1:
+        raise InputError(f"{name} has several frames; a mask is one picture.")
+    mask = _held(picture, data, name, grey=values is not None)
     if values is not None:
         return _mapped(mask, values, name)
     present = np.bincount(mask.ravel(), minlength=256)
@@ -145,10 +147,8 @@ def fit(photo: Image, mask: Image, max_side: int) -> tuple[bytes, Image]:
     """
     height, width = mask.shape
     share = max_side / max(height, width)
-    target = (max(1, round(width * share)), max(1, round(height * share)))
-    small: Image = cv2.resize(photo, target, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    labels: Image = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
-    return encode_jpeg(small), labels
+    size = max(1, round(height * share)), max(1, round(width * share))
+    return encode_jpeg(resized_photo(photo, *size)), resized_mask(mask, *size)
 
 
 def _turn(picture: PIL.Image.Image) -> Transpose | None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.urls import has_secret, without_secrets
+from model.dataset import MOST_CLASSES
 from model.errors import InputError
 from model.recipe import Recipe
 from model.recipes import named
@@ -158,7 +159,7 @@ class Parameters(BaseModel):
     overrides: dict[str, Any] = Field({}, description="settings of the recipe to change")
     classes: tuple[str, ...] = Field(
         (),  # stands for those of the recipe, also in a form that is sent as it came
-        max_length=254,
+        max_length=MOST_CLASSES,
         description="class names in order of their index; by default those the recipe is for",
     )
     max_side: int | None = Field(

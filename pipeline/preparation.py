@@ -1,21 +1,68 @@
 """From archives to a dataset: the first three stages, for a run and for an evaluation alike.
 
-Each function works inside a stage that somebody may be watching, and fills in how it went.
+What one stage does works inside it, where somebody may be watching, and fills in how it went.
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from infra.stores import Store
 from model.dataset import Manifest
+from model.errors import InputError
 from pipeline.archive import Archive
 from pipeline.download.spool import Room
 from pipeline.parameters import Parameters
-from pipeline.run import Stage
+from pipeline.progress import Listener
+from pipeline.run import Stage, staged
 from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
 from pipeline.stages.separate import Separation, separate
 
+WEIGHTS_MIRROR = "VOC_TRAIN_WEIGHTS_URL"  # as `model/pretrained.py` has it
 TO_TRAIN = ("train", "val")  # splits without which there is no training
+
+
+def must_be_trainable(parameters: Parameters) -> None:
+    """InputError for a recipe whose net cannot be built or trained, before anything is begun."""
+    import torch
+
+    from model import nets
+
+    recipe = parameters.resolved_recipe()
+    with torch.device("meta"):  # no memory, no time
+        net = nets.build_net(recipe, len(parameters.classes))
+    nets.must_be_trainable(net, recipe, recipe.batch_size)
+    mirror = weights_url(parameters)
+    if mirror and parameters.machine != "local" and not mirror.startswith(("http://", "https://")):
+        raise InputError(
+            f"{WEIGHTS_MIRROR} names a folder of this computer, which the machine that trains does "
+            "not see; give it an http URL, or unset it, and the weights are fetched from PyTorch."
+        )
+
+
+def weights_url(parameters: Parameters) -> str | None:
+    """Where the pretrained weights are, if the recipe begins with any and it is not as usual."""
+    wanted = parameters.resolved_recipe().pretrained
+    return (os.environ.get(WEIGHTS_MIRROR) or None) if wanted else None
+
+
+def prepare_dataset(
+    parameters: Parameters,
+    store: Store,
+    spool: Path,
+    listeners: Sequence[Listener],
+    *,
+    needed: tuple[str, ...],
+) -> tuple[Manifest, list[Archive]]:
+    """All three stages: the dataset in the store, with no split empty that is `needed`."""
+    with staged("extract", listeners) as stage:
+        archives = extract_archives(parameters, store, spool, stage)
+    with staged("separate", listeners) as stage:
+        separation = separate_pairs(archives, parameters, store, spool, stage, needed=needed)
+    with staged("build-dataset", listeners) as stage:
+        dataset = build_shards(separation, archives, parameters, store, spool, stage, needed=needed)
+    return dataset, archives
 
 
 def extract_archives(

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from photos import REAL_DATA  # read before the environment is cleared below
 from servers.rgw import RGW
 from small_disk import Disk, small_disk
-
-_REPOSITORY = Path(__file__).parents[1]
-_REAL_DATA = Path(os.environ.get("VOC_TRAIN_TEST_DATA", _REPOSITORY.parent / "shared" / "data"))
 
 # A test must neither use nor change what the developer has set up.
 _PERSONAL = ("AWS_", "PREFECT_", "VOC_TRAIN_", "WANDB_", "XDG_")
@@ -63,9 +61,9 @@ def _set_home(patch: pytest.MonkeyPatch, home: Path) -> None:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with the archives of real photos."""
-    if not _REAL_DATA.is_dir():
-        pytest.skip(f"no real photos at {_REAL_DATA}: name their folder in VOC_TRAIN_TEST_DATA")
-    return _REAL_DATA
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real photos at {REAL_DATA}: name their folder in VOC_TRAIN_TEST_DATA")
+    return REAL_DATA
 
 
 @pytest.fixture(scope="session")

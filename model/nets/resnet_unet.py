@@ -21,7 +21,6 @@ class ResNetUNet(nn.Module):
 
     Attributes:
         stride: 32, the side in pixels that one place of the deepest level stands for.
-        pretrained: whether `load_pretrained` is to load anything.
     """
 
     def __init__(
@@ -34,7 +33,6 @@ class ResNetUNet(nn.Module):
         """Raises InputError for an unknown encoder, and for `pretrained` with another width."""
         super().__init__()
         self.stride = 32
-        self.pretrained = pretrained
         self.encoder = ResNetEncoder(encoder, width)
         if pretrained:
             self.encoder.must_fit_pretrained()
@@ -50,12 +48,11 @@ class ResNetUNet(nn.Module):
         init_he(self, self.head)
 
     def load_pretrained(self) -> None:
-        """Start from ImageNet weights if `pretrained`; InputError where they cannot be had.
+        """Start from ImageNet weights; InputError where they cannot be had.
 
         For the start of training only: a checkpoint has the encoder's weights in it.
         """
-        if self.pretrained:
-            self.encoder.load_pretrained()
+        self.encoder.load_pretrained()
 
     def forward(self, images: Tensor) -> Tensor:
         """float [N, 3, H, W], any H and W -> logits [N, num_classes, H, W].

@@ -28,7 +28,9 @@ class Layout(BaseModel):
         description="regular expression for a photo's whole path below its folder, without the "
         "extension; photos with the same text in its one group stay on one side of the split",
     )
-    val_share: float = Field(0.2, gt=0, lt=1, description="share of the groups that validate")
+    val_share: float = Field(
+        0.2, gt=0, lt=1, description="about what share of the groups validates"
+    )
     mask_values: tuple[Grey, ...] | None = Field(
         None,
         min_length=2,

@@ -24,7 +24,7 @@ from pipeline.layouts.layout import Layout
 from pipeline.layouts.recognise import find_pairs
 from pipeline.progress import Progress, silent
 
-_FORMAT = 2
+_FORMAT = 3
 # Who may keep a photo that several lists claim: judging comes before training.
 _PRECEDENCE = ("val", "test", "train")
 _REASONS = ("unlabelled", "unlisted", "missing", "duplicate", "withheld")
@@ -122,17 +122,13 @@ def _must_have(needed: Iterable[str], found: Separation, archives: Iterable[Arch
             )
 
 
-def _must_be_one_photo_a_name(
-    listed: Iterable[tuple[Pair, bytes]], sources: dict[str, str]
-) -> None:
-    """Folders of different people call different photos 0001; a devkit's ids are unique."""
-    seen: dict[str, tuple[Pair, bytes]] = {}
+def _must_be_one_photo_a_name(listed: list[tuple[Pair, bytes]], sources: dict[str, str]) -> None:
+    """Folders of different people call different photos 0001; only devkits agree on their ids."""
+    in_folders = {pair.id: (pair, content) for pair, content in listed if pair.group is not None}
     for pair, content in listed:
-        if pair.group is None:
-            continue
-        other, before = seen.setdefault(pair.id, (pair, content))
-        if content != before:
-            places = " and ".join(f"{sources[p.archive]}: {p.photo_name}" for p in (other, pair))
+        other, known = in_folders.get(pair.id, (pair, content))
+        if content != known:
+            places = " and ".join(f"{sources[p.archive]}: {p.photo_name}" for p in (pair, other))
             raise InputError(
                 f"Two different photos are called {pair.id[:SHOWN]}: {places}. Rename one, or pack "
                 "the folders of each archive into a folder of its own."
@@ -154,19 +150,24 @@ def _decided(listed: list[tuple[Pair, bytes]], val_share: float) -> list[tuple[P
 
 
 def validation_groups(groups: Iterable[str], share: float) -> frozenset[str]:
-    """The groups that validate: a share of them by the order of their hashes, but never all.
+    """The groups that validate: those whose sha256 over 2**256 is below `share`.
 
-    A function of names and share alone, so it is the same everywhere and for ever. Raises
+    A matter of a group's own name, so that groups which come later move nobody: what once judged
+    has not trained a checkpoint of yesterday that is scored again. Only where a side would stay
+    empty, it gets the group next to it: the lowest hash validates, or the highest trains. Raises
     InputError when there is only one group.
     """
-    ordered = sorted(set(groups), key=lambda name: hashlib.sha256(name.encode()).digest())
-    if len(ordered) < 2:
+    hashes = {name: hashlib.sha256(name.encode()).digest() for name in groups}
+    if len(hashes) < 2:
         raise InputError(
-            f"All photos with masks are of one group, {ordered[0][:SHOWN]!r}, but one group must "
+            f"All photos with masks are of one group, {min(hashes)[:SHOWN]!r}, but one group must "
             "train and another validate; add photos, or say what belongs together with --layout "
             "group=…."
         )
-    return frozenset(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
+    # Exact: Python compares an int with a float by value, and times a power of two rounds nothing.
+    below = sum(int.from_bytes(digest) < share * 2**256 for digest in hashes.values())
+    ordered = sorted(hashes, key=hashes.__getitem__)
+    return frozenset(ordered[: min(max(1, below), len(ordered) - 1)])
 
 
 def _same_photo(listed: list[tuple[Pair, bytes]]) -> Iterator[list[Pair]]:

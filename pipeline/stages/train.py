@@ -36,6 +36,7 @@ def job_for(
     workers: int | None,
     wandb: str,
     deadline_seconds: float,
+    weights_url: str | None = None,
 ) -> JobSpec:
     """The training of `recipe` on `dataset` as a job for an agent."""
     prefix = dataset_prefix(dataset.key)
@@ -64,6 +65,7 @@ def job_for(
             *("python", "-m", "model.train", ".", "--run-id", run_id),
             *("--device", device, "--wandb", wandb),
             *(() if workers is None else ("--workers", str(workers))),
+            *(() if weights_url is None else ("--weights-url", weights_url)),
         ),
         inputs=(index, *shards),
         files={

@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
+    if args.seeds < 2:
+        parser.error("a spread needs two seeds")
     torch.set_num_threads(default_threads())
     recipe = named("voc-resnet-unet").override(
         {"image_size": args.side, "epochs": args.epochs, "batch_size": 8, "scale": (0.8, 1.25)}

@@ -126,7 +126,9 @@ def test_a_crash_leaves_the_earlier_checkpoint(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((Path, "write_text") if after == "blob" else (Path, "rename")), die)
+        patch.setattr(
+            *((checkpoint, "weights_digest") if after == "blob" else (Path, "rename")), die
+        )
         with pytest.raises(Killed):
             save(tmp_path, 2, 0.9)
     assert steps(tmp_path) == [1]

@@ -8,7 +8,7 @@ import pytest
 from model.dataset import VOID
 from model.recipes import RECIPES
 from model.train import train
-from narrow import STILL, narrow
+from narrow import narrow, still
 from photos import four
 from tiny import journal, labelled, steps, weights_digest, write_dataset
 
@@ -52,7 +52,7 @@ def test_four_photos_are_learned_by_heart(tmp_path: Path, name: str) -> None:
     settings = {"width": 16, "epochs": 6, "lr": 5e-3, "restart_epochs": 6}
     if name == "voc-resnet-unet":  # a photo of 32 pixels is one place of its deepest level
         settings |= {"width": 32, "epochs": 8, "lr": 1e-2}
-    recipe = narrow(name, **STILL, **settings)
+    recipe = narrow(name, **still(name), **settings)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     assert train(tmp_path, run_id="run")
     assert max(record["miou"] for record in journal(tmp_path, "epoch")) > 0.95

@@ -70,6 +70,28 @@ def test_onnx_computes_what_pytorch_does(
     assert metadata["run_id"] == "run"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"net": "simple_fcn", "width": 2, "depth": 2},
+        {"net": "vgg_unet", "encoder": "vgg11", "width": 4},
+        {"net": "resnet_unet", "encoder": "resnet18", "width": 4},
+    ],
+    ids=lambda settings: str(settings["net"]),
+)
+def test_every_net_can_be_exported(tmp_path: Path, settings: dict[str, object]) -> None:
+    nothing = {"encoder": None, "width": None, "depth": None}
+    path = saved(tmp_path, **(nothing | settings))
+    exported = export(path)  # which compares it with PyTorch
+    assert exported.largest_logit > 0.01
+    photo = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
+    session = onnxruntime.InferenceSession(exported.onnx.read_bytes())
+    planes = photo.transpose(2, 0, 1)[None].astype(np.float32)
+    (logits,) = session.run(None, {"photos": planes})
+    ours = Predictor.load(path, "cpu")[0].logits(photo)
+    np.testing.assert_allclose(logits[0], ours, atol=1e-3 * exported.largest_logit)
+
+
 def test_what_differs_from_pytorch_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

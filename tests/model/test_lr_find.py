@@ -4,16 +4,22 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 import torch
+from torch import Tensor
 
+from model.dataset import Dataset, Labelled
 from model.errors import InputError, TrainingError
 from model.job import Job
+from model.loader import training_batches
 from model.lr_find import LearningRates, find_lr, main, plot, smoothed
 from model.state import TrainingState
+from model.train import training_step
 from tiny import write_job
 
 
@@ -40,8 +46,26 @@ def test_it_begins_with_the_first_weights_and_leaves_nothing(job: Job) -> None:
     torch.manual_seed(123)
     assert find_lr(job, steps=20) == first
     assert sorted(job.out.parent.rglob("*")) == before
-    state = TrainingState.initial(job)
-    assert state.step == 0
+    batch = next(training_batches(job.train, job.recipe, job.order, 0, pin_memory=False))
+    fresh = TrainingState.initial(job)
+    fresh.net.train()
+    assert first.losses[0] == float(training_step(job, fresh, batch))
+
+
+def test_no_photo_is_decoded_that_nobody_trains_on(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = 0
+    read = Dataset.__getitem__
+
+    def counted(data: Dataset, position: int) -> Labelled:
+        nonlocal decoded
+        decoded += 1
+        return read(data, position)
+
+    monkeypatch.setattr(Dataset, "__getitem__", counted)
+    find_lr(job, steps=20)
+    assert decoded == 20 * job.recipe.batch_size
 
 
 def test_rates_reach_the_weights(job: Job) -> None:
@@ -75,8 +99,9 @@ def test_the_suggestions_are_where_the_loss_falls_most_and_a_tenth_of_its_least(
     place = np.log10(rates)
     losses = 2 - 1 / (1 + np.exp(-8 * (place + 3))) + np.clip(place + 1, 0, None) * 5
     found = LearningRates.of(rates.tolist(), losses.tolist(), False)
-    assert found.steepest == pytest.approx(1e-3, rel=1.0)
-    assert found.tenth_of_minimum == pytest.approx(1e-2, rel=0.5)
+    # The average lags by 4 steps of 0.05 decades: a factor of 1.6.
+    assert 1 <= found.steepest / 1e-3 <= 2
+    assert 1 <= found.tenth_of_minimum / 1e-2 <= 2
     assert f"--set lr={found.steepest:.1e}" in found.in_words()
 
 
@@ -107,17 +132,49 @@ def test_the_plot_says_what_it_shows(job: Job) -> None:
     assert f"steepest descent: {found.steepest:.1e}" in [t.get_text() for t in legend.get_texts()]
 
 
+def test_too_little_memory_is_a_sentence_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("model.job.build_loss", lambda *_: lambda *_: torch.empty(1 << 50).sum())
+    assert run_main(monkeypatch, write_job(tmp_path / "job"), "--workers", "0") == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "memory is too small for 4 images of 16 pixels" in said
+    assert "--set accumulate=2" in said
+
+
+def test_a_loader_that_is_killed_is_a_sentence_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill_loaders(*arguments: Any) -> Tensor:
+        for child in psutil.Process().children():
+            child.kill()
+            while child.status() != psutil.STATUS_ZOMBIE:
+                pass  # PyTorch raises here, when it hears of the end
+        return training_step(*arguments)
+
+    monkeypatch.setattr("model.lr_find.training_step", kill_loaders)
+    job = write_job(tmp_path / "job", batch_size=1)
+    assert run_main(monkeypatch, job, "--workers", "1", "--steps", "500") == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "A loader process was killed" in said
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, job: Path, *options: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["model.lr_find", str(job), *options])
+    threads = torch.get_num_threads()
+    try:
+        return main()
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = write_job(tmp_path / "job"), tmp_path / "a" / "plot.png"
     options = ["--steps", "20", "--workers", "0", "--out", str(out), "--json"]
-    monkeypatch.setattr(sys, "argv", ["model.lr_find", str(folder), *options])
-    threads = torch.get_num_threads()
-    assert main() == 0
-    torch.set_num_threads(threads)
+    assert run_main(monkeypatch, folder, *options) == 0
     assert len(json.loads(capsys.readouterr().out)["rates"]) == 20
     assert PIL.Image.open(out).size == (1200, 750)
-    monkeypatch.setattr(sys, "argv", ["model.lr_find", str(tmp_path / "nowhere")])
-    assert main() == 2
+    assert run_main(monkeypatch, tmp_path / "nowhere") == 2
     assert "nowhere" in capsys.readouterr().err

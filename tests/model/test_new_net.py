@@ -1,4 +1,4 @@
-"""A net is added by one file and one recipe: the example of CONTRIBUTING.md, as it stands there."""
+"""A net is added by one file and one recipe: the example of the README, as it stands there."""
 
 import json
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from model import checkpoint
 from tiny import journal, write_dataset
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -18,9 +17,9 @@ _LIST = "_ALL = (\n"  # where the named recipes begin
 
 
 def example() -> tuple[str, str, str]:
-    """What CONTRIBUTING.md shows: the new file's path, its text, and the recipe."""
-    text = (_REPOSITORY / "CONTRIBUTING.md").read_text()
-    section = text.partition("## Adding a net\n")[2].partition("\n## ")[0]
+    """What the README shows: the new file's path, its text, and the recipe."""
+    text = (_REPOSITORY / "README.md").read_text()
+    section = text.partition("### A net of your own\n")[2].partition("\n### ")[0]
     net, recipe = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     return net.partition("\n")[0].removeprefix("# "), net, recipe
 
@@ -37,7 +36,7 @@ def package(tmp_path: Path) -> Path:
     (folder / path).write_text(net)
     recipes = folder / "model" / "recipes.py"
     before, here, after = recipes.read_text().partition(_LIST)
-    recipes.write_text(f"{before}{here}{recipe},\n{after}")
+    recipes.write_text(f"{before}{here}{recipe.rstrip()},\n{after}")
     return folder
 
 
@@ -58,7 +57,7 @@ def python(package: Path, *arguments: object) -> str:
 def test_the_example_trains_and_is_scored(package: Path, tmp_path: Path) -> None:
     job = tmp_path / "job"
     write_dataset(job / "dataset")
-    small = {"width": 4, "epochs": 8, "batch_size": 4, "image_size": 16, "lr": 0.02}
+    small = {"width": 4, "epochs": 20, "batch_size": 4, "image_size": 16, "lr": 0.02}
     named = f"named('tiny-fcn').override({small})"
     recipe = python(
         package, "-c", f"from model.recipes import named; print({named}.model_dump_json())"
@@ -66,13 +65,13 @@ def test_the_example_trains_and_is_scored(package: Path, tmp_path: Path) -> None
     (job / "recipe.json").write_text(recipe)
     python(package, "-m", "model.train", job, "--workers", 0, "--threads", 1, "--device", "cpu")
 
-    epochs = journal(job, "epoch")
-    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 2
-    assert epochs[-1]["miou"] > 0.6
-    best = checkpoint.best(job / "out" / "checkpoints")
-    assert best
+    first, *_, last = epochs = journal(job, "epoch")
+    assert last["train_loss"] < 0.7 * first["train_loss"]
+    assert last["miou"] > 0.45  # all background is 0.2
+    best = max(epochs, key=lambda epoch: epoch["miou"])
+    checkpoint = job / "out" / "checkpoints" / f"{best['step']:08}" / "checkpoint.pt"
     said = python(
-        *(package, "-m", "model.evaluate", best / checkpoint.BLOB, job / "dataset"),
+        *(package, "-m", "model.evaluate", checkpoint, job / "dataset"),
         *("--device", "cpu", "--json"),
     )
-    assert json.loads(said)["miou"] == max(epoch["miou"] for epoch in epochs)
+    assert json.loads(said)["miou"] == best["miou"]

@@ -21,7 +21,7 @@ from model.images import Image, encode_jpeg, encode_png
 from model.inference import Predictor
 from model.nets import build_net
 from model.palette import voc_palette
-from model.photos import Photos, read_photo
+from model.photos import Found, Photos, read_photo
 from model.predict import Summary, main, painted, predict
 from servers.file_server import FileServer
 from small_disk import Disk
@@ -132,35 +132,6 @@ def test_a_folder_is_searched_and_its_folders_are_kept(tmp_path: Path) -> None:
     assert below(out) == ["a.png", "b.png", "x/a.png", "x/y/a.png"]
 
 
-def test_no_two_photos_have_one_target(tmp_path: Path) -> None:
-    for name in ("x/a.jpg", "x/a.png", "x/b.jpg", "y/a.jpg"):
-        put(tmp_path / name)
-    out = tmp_path / "out"
-    assert targets([tmp_path / "x"], out) == ["a.jpg", "a.png", "b"]
-    assert targets([tmp_path / "x", tmp_path / "y"], out) == ["x/a.jpg", "x/a.png", "x/b", "y/a"]
-    files: list[Path | str] = [tmp_path / "x/a.jpg", tmp_path / "x/a.png", tmp_path / "y/a.jpg"]
-    assert targets(files, out) == ["x/a.jpg", "x/a.png", "y/a"]
-    assert targets([tmp_path, tmp_path / "y", tmp_path / "x/a.jpg"], out) == [
-        "x/a.jpg", "x/a.png", "x/b", "y/a",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("*.jpg", ["a"]),
-        ("*", ["a", "b", "x/a", "x/y/a"]),
-        ("**/a.*", ["a", "x/a", "x/y/a"]),
-        ("**", ["a", "b", "x/a", "x/y/a"]),
-        ("x/[ab].jpg", ["a"]),
-    ],
-)
-def test_globs(tmp_path: Path, pattern: str, expected: list[str]) -> None:
-    for name in ("a.jpg", "b.png", "x/a.jpg", "x/y/a.jpg", "notes.txt"):
-        put(tmp_path / name)
-    assert targets([f"{tmp_path}/{pattern}"], tmp_path / "out") == expected
-
-
 def test_results_are_no_photos(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     out = tmp_path / "out"
@@ -203,56 +174,7 @@ def test_nothing_to_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pat
     assert not (tmp_path / "out").exists()
 
 
-# How a photo is read
-
-
-def saved(picture: PIL.Image.Image, path: Path, **options: object) -> Path:
-    picture.save(path, **options)  # type: ignore[arg-type]
-    return path
-
-
-def pixels_of(path: Path) -> Image:
-    (found,) = Photos([str(path)], path.parent / "out")
-    return read_photo(found)
-
-
-@pytest.mark.parametrize(
-    ("orientation", "turned"),
-    [
-        (1, lambda p: p),
-        (2, np.fliplr),
-        (3, lambda p: np.rot90(p, 2)),
-        (6, lambda p: np.rot90(p, -1)),
-        (8, np.rot90),
-    ],
-)
-def test_exif_turns_a_photo_upright(
-    tmp_path: Path, orientation: int, turned: Callable[[Image], Image]
-) -> None:
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    path = saved(PIL.Image.fromarray(photo()), tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(pixels_of(path), turned(photo()))
-    out = tmp_path / "out"
-    run([path], out)
-    assert np.asarray(PIL.Image.open(out / "a.png")).shape == turned(photo()).shape[:2]
-
-
-def test_grey_deep_transparent_and_palette_photos(tmp_path: Path) -> None:
-    grey = photo()[..., 0]
-    threefold = np.repeat(grey[..., None], 3, 2)
-    deep = PIL.Image.fromarray(grey.astype(np.uint16) << 8 | 0x7F)
-    alpha = PIL.Image.fromarray(np.dstack([photo(), grey]))
-    for number, (picture, expected) in enumerate(
-        [
-            (PIL.Image.fromarray(grey), threefold),
-            (deep, threefold),
-            (alpha, photo()),
-            (PIL.Image.fromarray(grey).convert("P"), threefold),
-        ]
-    ):
-        path = saved(picture, tmp_path / f"{number}.png")
-        np.testing.assert_array_equal(pixels_of(path), expected, str(picture.mode))
+# What is wrong with some
 
 
 def test_a_broken_photo_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -272,12 +194,70 @@ def test_a_broken_photo_is_named_and_the_others_go_on(tmp_path: Path) -> None:
         complain=heard.append,
     )
     assert below(tmp_path / "out") == ["a.png", "c.png", "e.png"]
-    assert summary.photos == 3
+    assert (summary.photos, summary.failures) == (3, 2)
     assert summary.failed == (f"{tmp_path}/b.jpg", f"{tmp_path}/d.jpg")
     assert [name in said for name, said in zip(("b.jpg", "d.jpg"), heard, strict=True)] == [
         True
     ] * 2
     assert done == [(i, 5) for i in range(1, 6)]
+
+
+def test_a_photo_that_is_gone_before_its_turn_is_no_photo_predicted(tmp_path: Path) -> None:
+    for number in range(20):
+        put(tmp_path / f"{number:02d}.jpg")
+    done: list[tuple[int, int]] = []
+
+    def report(now: int, total: int) -> None:
+        done.append((now, total))
+        for number in range(15, 20):
+            (tmp_path / f"{number}.jpg").unlink(missing_ok=True)
+        put(tmp_path / "30.jpg")
+
+    predictor = Predictor.of(ByColour(), RECIPE, torch.device("cpu"))
+    summary = predict(predictor, describe(1), [str(tmp_path)], tmp_path / "out", report=report)
+    assert summary.photos == len(below(tmp_path / "out"))
+    assert summary.photos + summary.failures == len(done)
+    assert all(now <= total for now, total in done)
+
+
+def test_a_thousand_failures_are_named_and_the_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(found: Found) -> Image:
+        raise InputError(f"{found.name} is damaged.")
+
+    monkeypatch.setattr("model.predict.read_photo", broken)
+    for number in range(1005):
+        (tmp_path / f"{number:04d}.jpg").touch()
+    summary = run([tmp_path], tmp_path / "out")
+    assert (summary.photos, summary.failures, len(summary.failed)) == (0, 1005, 1000)
+    assert set(summary.failed) < {str(path) for path in tmp_path.glob("*.jpg")}
+    assert "; 1,005 could not be predicted" in summary.in_words()
+
+
+@pytest.mark.parametrize(
+    ("fit", "window", "cure"),
+    [
+        ("crop", None, "set a --window, such as 16"),
+        ("crop", 64, "set a smaller --window"),
+        ("resize", None, "predict with --device cpu"),
+    ],
+)
+def test_a_photo_that_is_too_large_is_named_with_a_cure_that_the_recipe_takes(
+    tmp_path: Path, fit: str, window: int | None, cure: str
+) -> None:
+    class Greedy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    heard: list[str] = []
+    source = put(tmp_path / "a.png")
+    recipe = RECIPE.override({"fit": fit})
+    predictor = Predictor.of(Greedy(), recipe, torch.device("cpu"), window=window)
+    out = tmp_path / "out"
+    summary = predict(predictor, describe(1), [str(source)], out, complain=heard.append)
+    assert summary.failures == 1
+    assert heard == [f"{source} is too large for the GPU's memory; {cure}."]
 
 
 # How much is done at once, and how it ends

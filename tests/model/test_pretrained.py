@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from model.nets import build_net
 from model.nets.resnet_unet import ResNetUNet
 from model.nets.vgg_unet import VGGUNet
 from model.pretrained import MIRROR, load_pretrained
+from model.train import train
 from servers.file_server import FileServer
-from tiny import RECIPE
+from tiny import RECIPE, write_job, write_recipe
 
 
 class File(NamedTuple):
@@ -111,6 +113,31 @@ def test_damaged_cache_is_named_and_kept(cache: Path) -> None:
     with pytest.raises(InputError, match=rf"{file.name} is damaged.*Delete it"):
         load(file)
     assert (cache / file.name).read_bytes() == damaged.content
+
+
+def test_a_folder_in_its_place_is_named(cache: Path) -> None:
+    file = linear_file()
+    (cache / file.name).mkdir(parents=True)
+    with pytest.raises(InputError, match="is damaged"):
+        load(file)
+
+
+def test_an_answer_without_end_is_left(
+    server: FileServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = linear_file()
+    monkeypatch.setattr(pretrained, "_LARGEST", len(file.content) - 1)
+    server.files[f"/{file.name}"] = file.content
+    with pytest.raises(InputError, match="does not end"):
+        load(file.at(server.url))
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("mirror", ["http://[bad/", "~nobody-of-that-name/weights"])
+def test_a_mirror_that_is_nothing(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MIRROR, mirror)
+    with pytest.raises(InputError, match="neither a folder nor a URL"):
+        load(linear_file())
 
 
 def test_what_cannot_be_had(server: FileServer, cache: Path) -> None:
@@ -219,7 +246,6 @@ def test_a_net_starts_from_its_encoders_weights(
     # Building needs no file: a checkpoint brings its own weights.
     built = build_net(recipe, 2)
     assert isinstance(built, ResNetUNet | VGGUNet)
-    assert built.pretrained
     file, state = classifier_file(built.encoder, encoder)
     monkeypatch.setitem(encoders.WEIGHTS, encoder, file)
     with pytest.raises(InputError, match=file.name):
@@ -233,8 +259,15 @@ def test_a_net_starts_from_its_encoders_weights(
     assert torch.equal(built.head.weight, head)
 
 
-def test_from_scratch_nothing_is_loaded() -> None:
-    net = ResNetUNet(2, "resnet18", width=4)
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    net.load_pretrained()
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+def test_training_begins_with_them_where_the_recipe_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = weights_file({}, "resnet18")  # which nobody has
+    monkeypatch.setitem(encoders.WEIGHTS, "resnet18", file)
+    job = write_job(tmp_path, net="resnet_unet", encoder="resnet18", depth=None, epochs=1)
+    assert train(job, run_id="from scratch")
+    shutil.rmtree(job / "out")
+    changes = {"net": "resnet_unet", "encoder": "resnet18", "depth": None, "width": None}
+    write_recipe(job, **changes, pretrained=True)
+    with pytest.raises(InputError, match=file.name):
+        train(job, run_id="pretrained")

@@ -108,7 +108,7 @@ def test_a_stop_while_validating_is_heard_after_the_next_image(
 
 
 def test_torchs_random_state_is_restored(reference: Path) -> None:
-    # Today's net draws nothing while it trains; one with dropout would.
+    # Dropout draws from it, as in simple-fcn.
     state = TrainingState.initial(Job.open(reference, "run", "cpu"))
     torch.rand(3)
     saved = state.state_dict()
@@ -187,3 +187,27 @@ def test_going_on_with_something_else_is_refused(
     with pytest.raises(InputError, match=f"step 3 was made with another {what}"):
         train(job, run_id="run")
     assert steps(job) == [1, 2, 3]
+
+
+def test_a_damaged_checkpoint_costs_no_good_one(reference: Path, tmp_path: Path) -> None:
+    """Neither the best nor the last: what was saved after it stays."""
+    job = copy_of(reference, tmp_path / "job")
+    train(job, run_id="run", stop=after(job, 11))  # leaves step 6, scored, and step 11
+    blob = job / "out" / "checkpoints" / "00000011" / checkpoint.BLOB
+    blob.write_bytes(blob.read_bytes()[:-1])
+    assert not train(job, run_id="run", stop=after(job, 8))
+    assert kept(job) == ["00000006", "00000008"]
+    assert train(job, run_id="run")
+    assert weights_digest(job) == weights_digest(reference)
+
+
+def test_what_a_replacement_left_half_done_is_found(reference: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    whole = checkpoint.newest(reference / "out" / "checkpoints")
+    assert whole
+    shutil.copytree(whole, folder / ".00000018.old")
+    (folder / ".00000018.part").mkdir()
+    (folder / ".00000018.part" / checkpoint.MANIFEST).touch()
+    checkpoint.recover(folder)
+    assert [path.name for path in folder.iterdir()] == ["00000018"]
+    assert checkpoint.verified(folder / "00000018")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from model import checkpoint
+from model.job import alone_in
 from model.journal import Journal
 from model.saver import Saver
 from small_disk import Disk
@@ -236,3 +237,35 @@ def test_a_folder_that_is_not_there_is_not_made(
 ) -> None:
     assert run_main(monkeypatch, tmp_path / "nowhere") == 2
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_photo_that_shrinks_to_one_value_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"fit": "pad", "batch_size": 1, "rotate": 0, "scale": (0.1, 0.1)}
+    job = write_job(tmp_path / "job", depth=3, **settings)
+    assert run_main(monkeypatch, job) == 2
+    assert "shrinks it to 1x1" in failure(job)["message"]
+
+
+def test_too_little_memory_to_predict_names_the_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object) -> torch.Tensor:
+        return torch.empty(1 << 50)
+
+    monkeypatch.setattr("model.inference.Predictor.logits", greedy)
+    job = write_job(tmp_path / "job")
+    assert run_main(monkeypatch, job) == 1
+    assert failure(job)["cause"] == "OUT_OF_MEMORY"
+    assert re.search(r"predict val_000, 26x17 pixels.*--max-side", failure(job)["message"])
+
+
+def test_two_trainers_of_one_job_do_not_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(tmp_path / "job", epochs=1)
+    with alone_in(job):
+        assert run_main(monkeypatch, job) == 2
+    assert "is being trained by another process" in capsys.readouterr().err
+    assert run_main(monkeypatch, job) == 0

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from commands import Said, VocTrain
+from model.device import default_threads
 from model.images import encode_jpeg
 from pipeline.cli import main
 from pipeline.masks import read_mask
@@ -23,6 +25,7 @@ def voc_train(
 ) -> Iterator[VocTrain]:
     """The command line, in this process."""
     before = {number: signal.getsignal(number) for number in (2, 15, 1)}
+    threads = torch.get_num_threads()
 
     def voc_train(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["voc-train", *map(str, arguments)])
@@ -31,6 +34,7 @@ def voc_train(
         return Said(int(left.value.code or 0), *capfd.readouterr())
 
     yield voc_train
+    torch.set_num_threads(threads)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -69,7 +73,16 @@ def test_a_damaged_photo_is_named_and_fails_the_command(
     (line,) = said.out.splitlines()
     summary = json.loads(line)
     assert summary["photos"] == 2
+    assert summary["failures"] == 1
     assert summary["failed"] == [f"{photos}/broken.jpg"]
+
+
+def test_it_computes_with_as_many_threads_as_training_does(
+    weights: Path, photos: Path, tmp_path: Path, voc_train: VocTrain
+) -> None:
+    torch.set_num_threads(default_threads() + 1)
+    assert voc_train("predict", weights, photos, "--out", tmp_path / "out").code == 0
+    assert torch.get_num_threads() == default_threads()
 
 
 @pytest.mark.parametrize("wrong", ["checkpoint", "photos", "window"])

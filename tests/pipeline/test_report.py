@@ -123,11 +123,17 @@ def picture(name: str = "2007_000032", height: int = 60, width: int = 80) -> Pic
     return Picture(name, photo, truth, np.full((height, width), 3, np.uint8))
 
 
+def score(iou: dict[str, float | None], **values: Any) -> Score:
+    """A score whose Dice follows from its IoU."""
+    dice = {name: None if v is None else 2 * v / (1 + v) for name, v in iou.items()}
+    return Score(iou=iou, dice=dice, mean_dice=0.612, **values)
+
+
 def report(**changes: Any) -> Page:
     values: dict[str, Any] = {
         "run_id": "run-1",
         "checkpoint": manifest(),
-        "score": Score(
+        "score": score(
             split="val", images=48, miou=0.55, iou=IOU, pixel_accuracy=0.913, loss=0.734
         ),
         "records": journal(),
@@ -181,7 +187,7 @@ def test_names_and_ids_are_text() -> None:
             recipe=Recipe(name=HOSTILE, summary=HOSTILE),
             archives=(HOSTILE,),
         ),
-        score=Score(
+        score=score(
             split=HOSTILE,
             images=1,
             miou=0.5,
@@ -225,8 +231,8 @@ def test_every_stage_with_its_time() -> None:
 def test_nothing_has_no_bar() -> None:
     stages = [STAGES[1], StageRecord(name="separate", seconds=0.04, reused=True, summary="")]
     iou = {**IOU, "bird": 0.0}
-    score = Score(split="val", images=48, miou=0.4, iou=iou, pixel_accuracy=0.9, loss=1)
-    page = report(stages=stages, score=score)
+    found = score(split="val", images=48, miou=0.4, iou=iou, pixel_accuracy=0.9, loss=1)
+    page = report(stages=stages, score=found)
     assert "separate 0.0 s" in page.text
     assert "bird 0.000" in page.text
     bars = [i["style"] for i in page.all("i") if "width" in i.get("style", "")]
@@ -251,7 +257,7 @@ def test_classes_are_sorted_by_iou_and_absent_ones_named() -> None:
 
 
 def test_no_class_occurs() -> None:
-    nothing = Score(
+    nothing = score(
         split="val",
         images=1,
         miou=0.0,

@@ -13,14 +13,16 @@ from model.dataset import VOID
 from model.images import Image
 from tiny import labelled
 
-REAL = Path(os.environ.get("VOC_TRAIN_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+REAL_DATA = Path(
+    os.environ.get("VOC_TRAIN_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")
+)
 _KIND = {"people": "people-binary.tar", "carvana": "carvana-64.tar"}
 _FOUR = 4
 
 
 def archive_for(recipe: str) -> Path:
     """The archive of real photos of the kind that a recipe was made for; it may not be there."""
-    return REAL / _KIND.get(recipe.partition("-")[0], "voc2012-subset.tar")
+    return REAL_DATA / _KIND.get(recipe.partition("-")[0], "voc2012-subset.tar")
 
 
 def four(recipe: str, side: int = 32) -> list[tuple[Image, Image]]:
