@@ -52,6 +52,8 @@ def explain(job: Path, error: Exception) -> tuple[str, str]:
             )
         case RuntimeError() if ended := _NO_LOADER.search(str(error)):
             return _loader_died(ended["end"])
+        case ConnectionError() | EOFError():  # a pipe from a loader process ended
+            return _loader_died("exited unexpectedly")
         case OSError() if said := disk_problem(error, job / "out"):
             # The record of how far it came leaves its room to the words on why it ended.
             with suppress(OSError):

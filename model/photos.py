@@ -5,15 +5,16 @@ transparent ones become plain RGB, and a broken one is told from a whole one.
 """
 
 import glob
+import hashlib
 import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -26,7 +27,7 @@ from model.images import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-_MOST_BYTES = 1 << 30  # a URL may have no end
+_MOST_BYTES, _PIECE = 1 << 30, 1 << 24  # a URL may have no end
 # The suffixes that the disk is asked for; a photo with any other, like .jPg, keeps its whole name.
 _ASKED_FOR = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
 _SORTED = 1000  # names of a folder that are in memory at a time
@@ -73,7 +74,7 @@ class Photos:
         self._folders = [
             (str(path), pattern or _ANYTHING) for path, pattern in places if path.is_dir()
         ]
-        self._urls = [_url(url) for url in named if "://" in url]
+        self._urls = list(_told_apart([_url(url) for url in named if "://" in url]))
         if self._urls and not tops:  # beside local photos they stay in a folder of their host
             top = os.path.commonpath([found.target.parent for found in self._urls])
             self._urls = [f._replace(target=f.target.relative_to(top)) for f in self._urls]
@@ -91,6 +92,8 @@ class Photos:
 
     def _place(self, path: str) -> tuple[Path, _Pattern]:
         """Where a file or folder is; of a glob, the folder above it, and its pattern."""
+        if not path:
+            raise InputError("A path of no photo is empty; name a file, a folder or a URL.")
         plain = Path(path).expanduser()
         pattern: _Pattern = ()
         if not plain.exists():
@@ -125,7 +128,8 @@ class Photos:
                 yield from self._below(entry.path, patterns_there)
 
     def _found(self, path: str) -> Found:
-        return Found(path, path, PurePosixPath(Path(path).relative_to(self._top)))
+        shown = "".join(sign if sign.isprintable() else "�" for sign in path)
+        return Found(path, shown, PurePosixPath(Path(path).relative_to(self._top)))
 
 
 def _entries(folder: str) -> Iterator["os.DirEntry[str]"]:
@@ -186,6 +190,16 @@ def _same(path: str, other: str) -> bool:
     return False
 
 
+def _told_apart(photos: list[Found]) -> Iterator[Found]:
+    """URLs that differ only in what does not name a file, such as their query, get a mark."""
+    taken = Counter(found.target for found in photos)
+    for found in photos:
+        mark = hashlib.sha256(found.address.encode()).hexdigest()[:8]
+        marked = f"{found.target.stem}-{mark}{found.target.suffix}"
+        once = taken[found.target] == 1
+        yield found if once else found._replace(target=found.target.with_name(marked))
+
+
 def _distinct(photos: list[Found]) -> Iterator[Found]:
     """Leave the suffixes away from their targets, where that makes no two the same."""
     taken = Counter(target for f in photos for target in {f.target, f.target.with_suffix("")})
@@ -219,11 +233,14 @@ def read_photo(found: Found) -> Image:
 
 
 def _bytes(found: Found) -> bytes:
+    data = bytearray()
     try:
-        if "://" not in found.address:
-            return Path(found.address).read_bytes()
-        with fsspec.open(found.address, "rb") as file:
-            data: bytes = file.read(_MOST_BYTES + 1)
+        with _opened(found) as file:
+            # A server that does not say how much there is gives it piece by piece.
+            while len(data) <= _MOST_BYTES and (piece := file.read(_PIECE)):
+                data += piece
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{found.name} does not exist; check its name.") from None
     except (ValueError, ImportError):
@@ -236,7 +253,18 @@ def _bytes(found: Found) -> bytes:
         raise InputError(f"{found.name} cannot be read ({why}).") from None
     if len(data) > _MOST_BYTES:
         raise InputError(f"{found.name} has over {_MOST_BYTES >> 30} GiB; it is no photo.")
-    return data
+    return bytes(data)
+
+
+def _opened(found: Found) -> AbstractContextManager[BinaryIO]:
+    """The file or URL, for reading."""
+    if "://" in found.address:
+        opened: AbstractContextManager[BinaryIO] = fsspec.open(found.address, "rb")
+        return opened
+    path = Path(found.address)
+    if path.exists() and not path.is_file():  # a pipe is waited for, a device may have no end
+        raise InputError(f"{found.name} is no file.")
+    return path.open("rb")
 
 
 def _is_photo(name: str) -> bool:
@@ -246,7 +274,13 @@ def _is_photo(name: str) -> bool:
 
 def _url(url: str) -> Found:
     """The photo at a URL: its name has no secrets, its target begins with the host."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InputError("A URL among the paths is none; check its brackets and signs.") from None
+    if "@" in parts.path + parts.query + parts.fragment or "%00" in parts.path:
+        # It may be the rest of a password, so nothing of it is shown.
+        raise InputError("A URL among the paths has an @ or a zero in its path; write @ as %40.")
     host, path = parts.netloc.rpartition("@")[2], unquote(parts.path)
     steps = [step for step in path.split("/") if step not in ("", ".", "..")]  # none leads out
     if not steps:

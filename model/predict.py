@@ -14,6 +14,7 @@ take no more memory than ten. What was there already is overwritten; what is the
 """
 
 import argparse
+import errno
 import io
 import sys
 import time
@@ -32,7 +33,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from model.checkpoint import Description
-from model.device import default_threads
+from model.device import default_threads, is_out_of_memory
 from model.errors import InputError, TrainingError, disk_problem
 from model.images import Image, encode_jpeg
 from model.inference import Predictor
@@ -43,6 +44,8 @@ from model.photos import Found, Photos, read_photo
 _AHEAD = 4  # photos being read, and as many being written, beside the one being predicted
 _THREADS = 2
 _NAMED = 1000  # failed photos that the summary names; the others it counts
+# What is wrong with one name alone, the others can still be written.
+_OF_THIS_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ)
 _OPACITY = 0.5  # of a class over the photo; its rim is solid
 
 _Item = TypeVar("_Item")
@@ -107,15 +110,22 @@ def predict(
     def predicted(found: Found, reading: "Future[Image]") -> _Prediction | InputError:
         try:
             return _predicted(predictor, reading.result(), probabilities)
-        except torch.OutOfMemoryError:
-            return _too_large(found, predictor)
         except InputError as error:
             return error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return _too_large(found, predictor)
 
     def written(item: tuple[Found, _Prediction | InputError]) -> _Prediction | InputError:
         found, made = item
-        if isinstance(made, _Prediction):
-            _write(out / found.target, made, overlay)
+        try:
+            if isinstance(made, _Prediction):
+                _write(out / found.target, made, overlay)
+        except OSError as error:
+            if error.errno not in _OF_THIS_NAME:
+                raise
+            return InputError(f"{found.name} has results that cannot be named ({error.strerror}).")
         return made
 
     with _pool() as readers, _pool() as writers:
@@ -135,7 +145,7 @@ def predict(
                 good += 1
                 pixels += np.bincount(result.mask.ravel(), minlength=len(pixels))
             if report:
-                report(done, max(done, total))  # more may have come since they were counted
+                report(done, total)
     shares = pixels / max(1, pixels.sum())
     return Summary(
         photos=good,
@@ -157,12 +167,12 @@ def _predicted(predictor: Predictor, photo: Image, probabilities: bool) -> _Pred
 def _too_large(found: Found, predictor: Predictor) -> InputError:
     """What to do about a photo that does not fit."""
     if predictor.recipe.fit == "resize":  # which takes no window
-        cure = "predict with --device cpu"
+        cure = "scale it down"
     elif predictor.window is None:
         cure = f"set a --window, such as {max(predictor.recipe.image_size)}"
     else:
         cure = "set a smaller --window"
-    return InputError(f"{found.name} is too large for the GPU's memory; {cure}.")
+    return InputError(f"{found.name} is too large for the memory; {cure}.")
 
 
 def _write(target: Path, made: _Prediction, overlay: bool) -> None:

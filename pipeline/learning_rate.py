@@ -58,9 +58,8 @@ def find_lr_on_archives(
             )
         except Exception as error:
             cause, message = failures.explain(job, error)
-            if (
-                job / "out"
-            ).exists():  # where the traceback of what nobody foresaw is, not for long
+            # Only the traceback of what nobody foresaw is ever written there, and not for long.
+            if (job / "out").exists():
                 raise
             raise Failure(Cause(cause), message) from None
         save_plot(found, f"{recipe.name}: learning-rate range test", plot)
