@@ -57,7 +57,7 @@ lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/ruff format --check
 	.venv/bin/mypy --strict
 
-bench: $(READY) ## Stage seconds and memory; every net at full width learns four photos
+bench: $(READY) ## Seconds, memory; full-width nets learn by heart
 	@.venv/bin/python tests/bench/stages.py
 	@PYTHONPATH=tests/support .venv/bin/python tests/bench/by_heart.py
 
