@@ -1,5 +1,6 @@
 """What the tests of this room share: a store of their own, and agents that end with the test."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ def start(store: Store, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pop
     for agent in started:
         if agent.poll() is None:
             for child in psutil.Process(agent.pid).children(recursive=True):
-                child.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
             agent.kill()
             agent.wait()

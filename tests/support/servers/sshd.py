@@ -110,7 +110,8 @@ class SSHD:
     def freeze(self) -> None:
         """Neither answer nor close from now on, sessions included."""
         for process in self._processes():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def kill(self) -> None:
         """Kill it with its sessions; what was started detached lives on."""
@@ -125,5 +126,9 @@ class SSHD:
         if self._listener is None:
             return []
         listener = psutil.Process(self._listener.pid)
-        sessions = [p for p in listener.children(recursive=True) if p.name().startswith("sshd")]
+        sessions = []
+        for process in listener.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended between list and look
+                if process.name().startswith("sshd"):
+                    sessions.append(process)
         return [listener, *sessions]
