@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from torch.optim.lr_scheduler import ExponentialLR
 
 from model import failures
+from model.dataset import VOID
 from model.device import default_threads, default_workers
 from model.errors import InputError, TrainingError
 from model.job import Job
@@ -136,6 +137,8 @@ def find_lr(
     batches = training_batches(job.train, recipe, order, workers, pin_memory=False)
     # The steps first: asked the other way round, it would decode a batch that nobody trains on.
     for step, batch in zip(range(1, steps + 1), batches, strict=False):
+        if bool((batch.targets == VOID).all()):  # its loss is 0, whatever the rate
+            continue
         rates.append(float(state.schedule.get_last_lr()[0]))
         loss = float(training_step(job, state, batch))
         now = smoothed([*losses, loss])[-1]

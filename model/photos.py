@@ -242,7 +242,9 @@ def _bytes(found: Found) -> bytes:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{found.name} does not exist; check its name.") from None
+        # fsspec says the same of a page that is not there and of a server that fails.
+        refused = ", or its server does not give it" if "://" in found.address else ""
+        raise InputError(f"{found.name} does not exist{refused}; check its name.") from None
     except (ValueError, ImportError):
         raise InputError(
             f"{found.name} cannot be opened: its protocol is unknown here, or needs fsspec's "

@@ -19,7 +19,7 @@ from infra.stores import Store
 from model.errors import InputError
 from pipeline import preparation
 from pipeline.parameters import Parameters
-from pipeline.run import explained, staged
+from pipeline.run import explained
 
 _OUT = Path("out")
 _EVERY = 0.5  # seconds between two writes of the progress
@@ -36,17 +36,9 @@ class Prepared(BaseModel):
 
 def prepare(parameters: Parameters, store: Store, spool: Path) -> Prepared:
     """From archives to a dataset in the store, telling how far it is in `out/progress.json`."""
-    told = [_Told()]
-    with staged("extract", told) as stage:
-        archives = preparation.extract_archives(parameters, store, spool, stage)
-    with staged("separate", told) as stage:
-        separation = preparation.separate_pairs(
-            archives, parameters, store, spool, stage, needed=preparation.TO_TRAIN
-        )
-    with staged("build-dataset", told) as stage:
-        dataset = preparation.build_shards(
-            separation, archives, parameters, store, spool, stage, needed=preparation.TO_TRAIN
-        )
+    dataset, archives = preparation.prepare_dataset(
+        parameters, store, spool, [_Told()], needed=preparation.TO_TRAIN
+    )
     sources = {archive.sha256: archive.source for archive in archives}
     return Prepared(dataset=dataset.key, sources=sources)
 

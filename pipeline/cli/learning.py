@@ -75,7 +75,7 @@ def predict(
             device=device,
         )
     print(to_json(summary).decode() if json else summary.in_words())
-    if summary.failed:
+    if summary.failures:
         raise typer.Exit(1)
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.dataset import Dataset, Labelled
+from model.dataset import VOID, Dataset, Labelled
 from model.errors import InputError, TrainingError
 from model.job import Job
 from model.loader import training_batches
 from model.lr_find import LearningRates, find_lr, main, plot, smoothed
 from model.state import TrainingState
 from model.train import training_step
-from tiny import write_job
+from tiny import labelled, write_job
 
 
 @pytest.fixture
@@ -75,6 +75,19 @@ def test_rates_reach_the_weights(job: Job) -> None:
     learned = find_lr(job, low=1e-3, high=5e-2, steps=60)
     assert nothing.smoothed[-1] > 0.9 * nothing.smoothed[5]
     assert learned.smoothed[-1] < 0.7 * learned.smoothed[5]
+
+
+def test_a_batch_of_nothing_but_void_says_nothing(tmp_path: Path) -> None:
+    """Its loss of 0 is no least one, beside which every other loss has grown."""
+    photos = [labelled(i, 20, 20) for i in range(8)]
+    void = [(photo, np.full_like(mask, VOID)) for photo, mask in photos]
+    splits = {"train": photos[:4] + void, "val": photos}
+    folder = write_job(tmp_path / "job", splits, batch_size=1)
+    found = find_lr(Job.open(folder, "run", "cpu"), low=1e-6, high=1e-4, steps=60)
+    assert not found.diverged
+    assert len(found.rates) == len(found.losses) == 60 // 3
+    assert min(found.losses) > 0
+    np.testing.assert_allclose(found.rates, np.geomspace(1e-6, 1e-4, 60)[: 60 // 3], rtol=1e-6)
 
 
 def test_it_ends_when_the_loss_grows(tmp_path: Path) -> None:

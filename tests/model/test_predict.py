@@ -162,7 +162,8 @@ def test_a_url_that_fails_is_named_without_its_secrets(tmp_path: Path, server: F
     predictor = Predictor.of(ByColour(), RECIPE, torch.device("cpu"))
     summary = predict(predictor, describe(1), [url], tmp_path, complain=heard.append)
     assert summary.failed == (f"{server.url}/none.jpg",)
-    assert heard == [f"{server.url}/none.jpg does not exist; check its name."]
+    why = "does not exist, or its server does not give it; check its name."
+    assert heard == [f"{server.url}/none.jpg {why}"]
 
 
 @pytest.mark.parametrize("path", ["nowhere", "*.jpg", "https://example.com/", "empty"])
