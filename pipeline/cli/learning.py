@@ -7,23 +7,16 @@ import typer
 from pydantic_core import to_json
 
 from infra.failure import Cause, Failure
+from pipeline.cli.groups import grouped
 from pipeline.cli.options import (
-    Archives,
-    Classes,
     Device,
     Flip,
     Json,
-    Layout,
-    Limits,
-    MaxSide,
-    Overrides,
+    Learning,
+    Photos,
     Recipe,
-    SkipMissing,
     StoreUrl,
     Window,
-    Workers,
-    layout_of,
-    pairs,
     parameters_of,
 )
 
@@ -106,22 +99,18 @@ def export(
 
 
 @app.command("lr-find", short_help="Find a learning rate, by a range test.")
+@grouped
 def lr_find(
-    archive: Archives = [],  # noqa: B006
-    layout: Layout = [],  # noqa: B006
+    *,
+    photos: Photos,
     recipe: Recipe = "voc-segmentnet",
-    set_: Overrides = [],  # noqa: B006
-    classes: Classes = None,
-    max_side: MaxSide = None,
-    skip_missing: SkipMissing = False,
+    learning: Learning,
     low: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
     high: Annotated[float, typer.Option(help="The last rate.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Batches to train on.")] = 100,
     out: Annotated[Path, typer.Option(help="The plot, a PNG.")] = Path("lr-find.png"),
     store: StoreUrl = "",
     device: Device = "auto",
-    workers: Workers = None,
-    limit: Limits = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Train for a while with a rate that rises, and suggest one for --set lr=….
@@ -131,19 +120,7 @@ def lr_find(
     from pipeline.console import Terminal
     from pipeline.learning_rate import find_lr_on_archives
 
-    parameters = parameters_of(
-        archives=archive,
-        layout=layout_of(layout),
-        recipe=recipe,
-        overrides=pairs(set_, "--set"),
-        classes=classes,
-        max_side=max_side,
-        skip_missing=skip_missing,
-        store=store,
-        device=device,
-        workers=workers,
-        limits=pairs(limit, "--limit"),
-    )
+    parameters = parameters_of(photos, learning, recipe=recipe, store=store, device=device)
     with Terminal() as terminal:
         found = find_lr_on_archives(
             parameters, [terminal], low=low, high=high, steps=steps, plot=out

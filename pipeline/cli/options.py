@@ -1,8 +1,9 @@
-"""What several commands take: options, and how they become parameters."""
+"""What several commands take: options, in groups or alone, and how they become parameters."""
 
 import re
 import sys
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -30,53 +31,8 @@ Window = Annotated[
         show_default=False,
     ),
 ]
-Archives = Annotated[
-    list[str],
-    typer.Option(
-        "--archive",
-        metavar="URL",
-        help="Path or URL (http, s3) of a tar of photos and masks; may end in #sha256=…. "
-        "Repeatable.",
-    ),
-]
-Layout = Annotated[
-    list[str],
-    typer.Option(
-        "--layout",
-        metavar="KIND|KEY=VALUE",
-        help="devkit, carvana or folders, where the archive does not show it; or one of photos, "
-        "masks, mask_suffix, group, val_share, mask_values. Repeatable.",
-    ),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        help="Class names by index, with commas. Default: the recipe's, mostly VOC's 21.",
-        show_default=False,
-    ),
-]
-MaxSide = Annotated[int | None, typer.Option(help="Shrink photos to this longest side, pixels.")]
-SkipMissing = Annotated[
-    bool, typer.Option("--skip-missing", help="Leave out listed ids without photo or mask.")
-]
-Limits = Annotated[
-    list[str],
-    typer.Option(
-        "--limit",
-        metavar="KEY=VALUE",
-        help="One of train_hours, archive_gb, photo_megapixels, shard_mb. Repeatable.",
-    ),
-]
 Recipe = Annotated[str, typer.Option(help="See `voc-train recipes`.")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting. Repeatable."),
-]
-Workers = Annotated[int | None, typer.Option(help="Loader processes.")]
 Wandb = Annotated[str, typer.Option(help="auto, online, offline or disabled")]
-Budget = Annotated[float, typer.Option(help="Dollars at most, all attempts together.")]
-Plan = Annotated[str | None, typer.Option(help="Provider's name of a plan. Default: cheapest GPU.")]
-Region = Annotated[str | None, typer.Option(help="Provider's name of a region. Default: any.")]
 SshFrom = Annotated[
     list[str],
     typer.Option(
@@ -86,9 +42,16 @@ SshFrom = Annotated[
         "203.0.113.7/32. Default: VOC_TRAIN_SSH_FROM. Repeatable.",
     ),
 ]
-Route = Annotated[str, typer.Option(help="bucket, or volume: how data reaches the machine")]
-VolumeGb = Annotated[int, typer.Option(help="Size of the Volume, for that route.")]
-PrepareOn = Annotated[str, typer.Option(help="local or linode: where the dataset is built")]
+Limits = Annotated[
+    list[str],
+    typer.Option(
+        "--limit",
+        metavar="KEY=VALUE",
+        help="One of train_hours, archive_gb, photo_megapixels, shard_mb. Repeatable.",
+    ),
+]
+Plan = Annotated[str | None, typer.Option(help="Provider's name of a plan. Default: cheapest GPU.")]
+Region = Annotated[str | None, typer.Option(help="Provider's name of a region. Default: any.")]
 AnyPlan = Annotated[str, typer.Option("--plan", help="Provider's name of a plan.")]
 Keep = Annotated[
     bool, typer.Option("--keep", help="Keep the machine until its deadline, and pay for all of it.")
@@ -97,17 +60,100 @@ NoReaper = Annotated[bool, typer.Option("--no-reaper", help="Rent though no reap
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def parameters_of(**values: Any) -> Parameters:
+@dataclass(frozen=True)
+class Photos:
+    """Which photos and masks, and how they are read."""
+
+    archives: Annotated[
+        list[str],
+        typer.Option(
+            "--archive",
+            metavar="URL",
+            help="Path or URL (http, s3) of a tar of photos and masks; may end in #sha256=…. "
+            "Repeatable.",
+        ),
+    ] = field(default_factory=list)
+    layout: Annotated[
+        list[str],
+        typer.Option(
+            "--layout",
+            metavar="KIND|KEY=VALUE",
+            help="devkit, carvana or folders, where the archive does not show it; or one of "
+            "photos, masks, mask_suffix, group, val_share, mask_values. Repeatable.",
+        ),
+    ] = field(default_factory=list)
+    max_side: Annotated[
+        int | None, typer.Option(help="Shrink photos to this longest side, pixels.")
+    ] = None
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out listed ids without photo or mask.")
+    ] = False
+    limits: Limits = field(default_factory=list)
+
+    def as_parameters(self) -> dict[str, Any]:
+        """In the words of `Parameters`."""
+        if not self.archives:
+            raise InputError(
+                "Name at least one --archive: a path or URL of a tar of photos and masks."
+            )
+        if not all(url.strip() for url in self.archives):
+            raise InputError("An --archive is empty; give a path or a URL.")
+        return {
+            "archives": [_absolute(url) for url in self.archives],
+            "layout": layout_of(self.layout),
+            "max_side": self.max_side,
+            "skip_missing": self.skip_missing,
+            "limits": pairs(self.limits, "--limit"),
+        }
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What is learned of them; the recipe's name is each command's own, as its default differs."""
+
+    overrides: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe's setting. Repeatable."),
+    ] = field(default_factory=list)
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Class names by index, with commas. Default: the recipe's, mostly VOC's 21.",
+            show_default=False,
+        ),
+    ] = None
+    workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None
+
+    def as_parameters(self) -> dict[str, Any]:
+        """In the words of `Parameters`."""
+        names = self.classes.split(",") if self.classes else []
+        return {
+            "overrides": pairs(self.overrides, "--set"),
+            "classes": [name.strip() for name in names],
+            "workers": self.workers,
+        }
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What may be rented, for how much, and how the data gets there."""
+
+    budget: Annotated[float, typer.Option(help="Dollars at most, all attempts together.")] = 5.0
+    plan: Plan = None
+    region: Region = None
+    route: Annotated[str, typer.Option(help="bucket, or volume: how data reaches the machine")] = (
+        "bucket"
+    )
+    volume_gb: Annotated[int, typer.Option(help="Size of the Volume, for that route.")] = 20
+    prepare_on: Annotated[str, typer.Option(help="local or linode: where the dataset is built")] = (
+        "local"
+    )
+
+
+def parameters_of(photos: Photos, learning: Learning | None = None, **values: Any) -> Parameters:
     """The parameters from what was typed; what was not typed keeps its default."""
-    if not values["archives"]:
-        raise InputError("Name at least one --archive: a path or URL of a tar of photos and masks.")
-    values = given(**values)
-    if not all(url.strip() for url in values["archives"]):
-        raise InputError("An --archive is empty; give a path or a URL.")
-    values["archives"] = [_absolute(url) for url in values["archives"]]
-    if "classes" in values:
-        values["classes"] = [name.strip() for name in values["classes"].split(",")]
-    return checked(Parameters, **values)
+    learned = learning.as_parameters() if learning else {}
+    return checked(Parameters, **photos.as_parameters(), **learned, **values)
 
 
 def checked(kind: type[M], **values: Any) -> M:

@@ -1,6 +1,7 @@
 """Commands about renting: what it would cost, what is there, what is in the way."""
 
 import sys
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,19 +11,16 @@ from pydantic_core import to_json
 from infra.failure import Failure
 from infra.stores import Store
 from pipeline.cli.doctor import doctor
+from pipeline.cli.groups import grouped
 from pipeline.cli.options import (
     AnyPlan,
-    Budget,
     Json,
     Limits,
     NoReaper,
-    Plan,
-    PrepareOn,
     Region,
-    Route,
     SshFrom,
     StoreUrl,
-    VolumeGb,
+    Terms,
     Yes,
     checked,
     must_agree,
@@ -41,15 +39,11 @@ app.command(short_help="See what stands in the way of a rental, and how to cure 
 
 
 @app.command(short_help="Show what a rental would cost and create; touches nothing.")
+@grouped
 def plan(
-    budget: Budget = 5.0,
-    plan: Plan = None,
-    region: Region = None,
+    terms: Terms,
     ssh_from: SshFrom = [],  # noqa: B006
-    route: Route = "bucket",
-    volume_gb: VolumeGb = 20,
-    prepare_on: PrepareOn = "local",
-    limit: Limits = [],  # noqa: B006
+    limits: Limits = [],  # noqa: B006
     store: StoreUrl = "",
     json: Json = False,
 ) -> None:
@@ -57,18 +51,9 @@ def plan(
     from pipeline.plan import make_plan
     from pipeline.rental_tables import print_plan
 
-    terms = checked(
-        RentalTerms,
-        budget=budget,
-        plan=plan,
-        region=region,
-        ssh_from=ssh_from,
-        route=route,
-        volume_gb=volume_gb,
-        prepare_on=prepare_on,
-    )
-    hours = checked(LimitsModel, **pairs(limit, "--limit")).train_hours
-    made = make_plan(terms, hours, Store.open(store or default_store()), rent_now=False)
+    wanted = checked(RentalTerms, **asdict(terms), ssh_from=ssh_from)
+    hours = checked(LimitsModel, **pairs(limits, "--limit")).train_hours
+    made = make_plan(wanted, hours, Store.open(store or default_store()), rent_now=False)
     if json:
         print(to_json(made.as_dict()).decode())
     else:

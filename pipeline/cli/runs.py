@@ -3,40 +3,29 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.failure import Failure
 from infra.stores import Store
+from pipeline.cli.groups import grouped
 from pipeline.cli.options import (
-    Archives,
-    Budget,
-    Classes,
     Device,
     Json,
     Keep,
-    Layout,
-    Limits,
-    MaxSide,
+    Learning,
     NoReaper,
-    Overrides,
-    Plan,
-    PrepareOn,
+    Photos,
     Recipe,
-    Region,
-    Route,
-    SkipMissing,
     SshFrom,
     StoreUrl,
-    VolumeGb,
+    Terms,
     Wandb,
-    Workers,
     Yes,
     given,
-    layout_of,
     must_agree,
-    pairs,
     parameters_of,
     this_run,
 )
@@ -49,19 +38,15 @@ app = typer.Typer(help="Run the whole flow.", no_args_is_help=True)
 
 
 @app.command("local", short_help="Run it on this computer.")
+@grouped
 def run_local(
-    archive: Archives = [],  # noqa: B006  # typer's way
-    layout: Layout = [],  # noqa: B006
+    *,
+    photos: Photos,
     recipe: Recipe = "voc-segmentnet",
-    set_: Overrides = [],  # noqa: B006
-    classes: Classes = None,
-    max_side: MaxSide = None,
-    skip_missing: SkipMissing = False,
+    learning: Learning,
     store: StoreUrl = "",
     device: Device = "auto",
-    workers: Workers = None,
     wandb: Wandb = "auto",
-    limit: Limits = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Extract, separate, build the dataset, train and fetch the checkpoint, on this computer.
@@ -69,45 +54,25 @@ def run_local(
     Example: voc-train run local --archive VOCtrainval_11-May-2012.tar --set epochs=5
     """
     parameters = parameters_of(
-        archives=archive,
-        layout=layout_of(layout),
-        recipe=recipe,
-        overrides=pairs(set_, "--set"),
-        classes=classes,
-        max_side=max_side,
-        skip_missing=skip_missing,
-        store=store,
-        device=device,
-        workers=workers,
-        wandb=wandb,
-        limits=pairs(limit, "--limit"),
+        photos, learning, recipe=recipe, store=store, device=device, wandb=wandb
     )
     with _shown() as terminal:
         _run(parameters, terminal, json=json)
 
 
 @app.command("linode", short_help="Rent a GPU at Linode, train there, delete it.")
+@grouped
 def run_linode(
-    archive: Archives = [],  # noqa: B006
-    layout: Layout = [],  # noqa: B006
+    *,
+    photos: Photos,
     recipe: Recipe = "voc-segmentnet",
-    set_: Overrides = [],  # noqa: B006
-    classes: Classes = None,
-    max_side: MaxSide = None,
-    skip_missing: SkipMissing = False,
+    learning: Learning,
+    terms: Terms,
     store: StoreUrl = "",
-    budget: Budget = 5.0,
-    plan: Plan = None,
-    region: Region = None,
-    ssh_from: SshFrom = [],  # noqa: B006
-    route: Route = "bucket",
-    volume_gb: VolumeGb = 20,
-    prepare_on: PrepareOn = "local",
+    ssh_from: SshFrom = [],  # noqa: B006  # typer's way
     keep: Keep = False,
     no_reaper: NoReaper = False,
-    workers: Workers = None,
     wandb: Wandb = "auto",
-    limit: Limits = [],  # noqa: B006
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -120,29 +85,13 @@ def run_linode(
     --budget 5 --ssh-from 203.0.113.7/32
     """
     parameters = parameters_of(
+        photos,
+        learning,
         machine="linode",
-        archives=archive,
-        layout=layout_of(layout),
         recipe=recipe,
-        overrides=pairs(set_, "--set"),
-        classes=classes,
-        max_side=max_side,
-        skip_missing=skip_missing,
         store=store,
-        rental=given(
-            budget=budget,
-            plan=plan,
-            region=region,
-            ssh_from=ssh_from,
-            route=route,
-            volume_gb=volume_gb,
-            prepare_on=prepare_on,
-            keep=keep,
-            reaper=not no_reaper,
-        ),
-        workers=workers,
+        rental=given(**asdict(terms), ssh_from=ssh_from, keep=keep, reaper=not no_reaper),
         wandb=wandb,
-        limits=pairs(limit, "--limit"),
     )
     from pipeline.plan import must_be_here
 
@@ -155,26 +104,22 @@ def run_linode(
 
 
 @app.command("ssh", short_help="Train on a host of your own that you reach by SSH.")
+@grouped
 def run_ssh(
+    *,
     host: Annotated[str, typer.Argument(metavar="USER@HOST[:PORT]")],
-    archive: Archives = [],  # noqa: B006
-    layout: Layout = [],  # noqa: B006
+    photos: Photos,
+    recipe: Recipe = "voc-segmentnet",
+    learning: Learning,
     python: Annotated[
         str,
         typer.Option(
             help="A Python there that has torch, obstore and the like: the README says what."
         ),
     ] = "python3",
-    recipe: Recipe = "voc-segmentnet",
-    set_: Overrides = [],  # noqa: B006
-    classes: Classes = None,
-    max_side: MaxSide = None,
-    skip_missing: SkipMissing = False,
     store: StoreUrl = "",
     device: Device = "auto",
-    workers: Workers = None,
     wandb: Wandb = "auto",
-    limit: Limits = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Prepare here, train on a host of your own, bring the checkpoint home.
@@ -183,39 +128,27 @@ def run_ssh(
     of this environment goes there for as long as the job runs.
     """
     parameters = parameters_of(
+        photos,
+        learning,
         machine="ssh",
         ssh_host=host,
         ssh_python=python,
-        archives=archive,
-        layout=layout_of(layout),
         recipe=recipe,
-        overrides=pairs(set_, "--set"),
-        classes=classes,
-        max_side=max_side,
-        skip_missing=skip_missing,
         store=store,
         device=device,
-        workers=workers,
         wandb=wandb,
-        limits=pairs(limit, "--limit"),
     )
     with _shown() as terminal:
         _run(parameters, terminal, json=json)
 
 
+@grouped
 def rehearse(
-    archive: Archives = [],  # noqa: B006
-    layout: Layout = [],  # noqa: B006
+    *,
+    photos: Photos,
     recipe: Recipe = "tiny",
-    set_: Overrides = [],  # noqa: B006
-    classes: Classes = None,
-    max_side: MaxSide = None,
-    budget: Budget = 5.0,
-    plan: Plan = None,
-    region: Region = None,
-    route: Route = "bucket",
-    volume_gb: VolumeGb = 20,
-    prepare_on: PrepareOn = "local",
+    learning: Learning,
+    terms: Terms,
     speed: Annotated[
         float, typer.Option(min=1, max=3600, help="Simulated seconds in a real one.")
     ] = 60.0,
@@ -228,26 +161,19 @@ def rehearse(
     trains on a small generated one. The hours are simulated, so that one passes in a minute.
     """
     from pipeline.rehearsal import rehearsal, rehearsal_store, sample
+    from pipeline.sample_archive import SAMPLE_CLASSES
 
-    shown = archive or [sample()]
+    if not photos.archives:
+        photos = replace(photos, archives=[sample()])
+        learning = replace(learning, classes=learning.classes or ",".join(SAMPLE_CLASSES))
     parameters = parameters_of(
+        photos,
+        learning,
         machine="linode",
-        archives=shown,
-        layout=layout_of(layout),
         recipe=recipe,
-        overrides=pairs(set_, "--set"),
-        classes=classes or (None if archive else "background,disc,ring,cross"),
-        max_side=max_side,
         store=rehearsal_store(),
         device="cpu",
-        rental=given(
-            budget=budget,
-            plan=plan,
-            region=region,
-            route=route,
-            volume_gb=volume_gb,
-            prepare_on=prepare_on,
-        ),
+        rental=given(**asdict(terms)),
         wandb="offline",
     )
     with _shown() as terminal, rehearsal(Store.open(parameters.store), speed):

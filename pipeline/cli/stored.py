@@ -8,19 +8,14 @@ from pydantic_core import to_json
 
 from infra.stores import Store
 from model.recipes import RECIPES, named
+from pipeline.cli.groups import grouped
 from pipeline.cli.options import (
-    Archives,
     Device,
     Flip,
     Json,
-    Layout,
-    Limits,
-    MaxSide,
-    SkipMissing,
+    Photos,
     StoreUrl,
     Window,
-    layout_of,
-    pairs,
     parameters_of,
     run_id,
 )
@@ -86,18 +81,15 @@ def fetch(
 
 
 @app.command(short_help="Score a checkpoint on the photos of an archive.")
+@grouped
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.pt")],
-    archive: Archives = [],  # noqa: B006
-    layout: Layout = [],  # noqa: B006
+    photos: Photos,
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
-    max_side: MaxSide = None,
-    skip_missing: SkipMissing = False,
     store: StoreUrl = "",
     device: Device = "auto",
     window: Window = None,
     flip: Flip = False,
-    limit: Limits = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Score a checkpoint on the photos of an archive, at their own resolution."""
@@ -105,15 +97,7 @@ def evaluate(
     from pipeline.evaluation import evaluate_on_archives
     from pipeline.tables import print_score
 
-    parameters = parameters_of(
-        archives=archive,
-        layout=layout_of(layout),
-        max_side=max_side,
-        skip_missing=skip_missing,
-        store=store,
-        device=device,
-        limits=pairs(limit, "--limit"),
-    )
+    parameters = parameters_of(photos, store=store, device=device)
     with Terminal() as terminal:
         score = evaluate_on_archives(
             checkpoint, parameters, split, [terminal], window=window, flip=flip

@@ -66,7 +66,8 @@ def test_the_command_shows_stages_and_prints_the_score_alone(weights: Path, tmp_
     miou = json.loads(line)["miou"]
     # A JPEG's bytes are its encoder's business, and with them sizes and digest.
     shown = re.sub(r"in \d+\.\d s|\d\.\d MB|digest \w+", "…", done.stderr)
-    assert shown.splitlines() == [
+    # How far a stage is, it says only where the computer is so slow that somebody may wonder.
+    assert [line for line in shown.splitlines() if not re.match(r"\S+ \d+%", line)] == [
         "extract …",
         "extract done …: 1 archive(s), …, 8 files",
         "separate …",

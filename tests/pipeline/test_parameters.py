@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from model.errors import InputError
-from pipeline.cli.options import layout_of, parameters_of
+from pipeline.cli.options import Photos, parameters_of
 from pipeline.layouts.layout import Layout
 from pipeline.parameters import (
     VOC_CLASSES,
@@ -206,7 +206,7 @@ def test_parameters_survive_the_way_to_another_machine() -> None:
 
 def test_a_layout_as_it_is_typed() -> None:
     def typed(*texts: str) -> Layout:
-        return parameters_of(archives=[ARCHIVE], layout=layout_of(list(texts))).layout
+        return parameters_of(Photos(archives=[ARCHIVE], layout=list(texts))).layout
 
     assert typed() == Layout()
     assert typed("carvana") == typed("kind=carvana") == Layout(kind="carvana")
