@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
@@ -48,6 +55,7 @@ class Description(BaseModel):
     dataset_key: str
     dataset_digest: str
     archives: tuple[str, ...]
+    max_side: int | None = Field(None, gt=0)  # to which its photos were shrunk; None: never
     provenance: Provenance
     step: int
     epoch: int
@@ -210,7 +218,9 @@ def load(path: Path) -> tuple[Description, dict[str, Any]]:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"There is no checkpoint {path}.") from None
+        raise InputError(
+            f"There is no checkpoint {path}; `voc-train fetch RUN` brings a run's."
+        ) from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name the {BLOB} inside it.") from None
     except ValidationError as error:

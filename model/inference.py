@@ -28,6 +28,8 @@ class Predictor:
     Attributes:
         window: side in pixels of the square windows that a larger photo is predicted in; None
             predicts it in one pass. It bounds the memory that the net takes.
+        max_side: the net sees photos with a longer side shrunk to this one, in pixels, as those it
+            was trained on were.
         flip: average the logits of the photo and of its mirror image, which for two softmaxes is
             their geometric mean. It costs a second pass.
     """
@@ -39,6 +41,7 @@ class Predictor:
     memory_format: torch.memory_format
     window: int | None = None
     flip: bool = False
+    max_side: int | None = None
 
     def __post_init__(self) -> None:
         """Raises InputError for a window that cannot be."""
@@ -64,12 +67,12 @@ class Predictor:
         *,
         window: int | None = None,
         flip: bool = False,
+        max_side: int | None = None,
     ) -> Self:
         """For a net on `device`; precision and memory format are those of the recipe."""
         dtype = pick_precision(recipe.precision, device)
-        return cls(
-            net, recipe, device, dtype, pick_memory_format(recipe.channels_last), window, flip
-        )
+        memory_format = pick_memory_format(recipe.channels_last)
+        return cls(net, recipe, device, dtype, memory_format, window, flip, max_side)
 
     @classmethod
     def load(
@@ -93,16 +96,20 @@ class Predictor:
         if not finite:
             raise InputError(f"{path} holds weights that are no numbers; take another checkpoint.")
         net = net.to(where).to(memory_format=pick_memory_format(recipe.channels_last)).eval()
-        return cls.of(net, recipe, where, window=window, flip=flip), description
+        predictor = cls.of(
+            net, recipe, where, window=window, flip=flip, max_side=description.max_side
+        )
+        return predictor, description
 
     def logits(self, photo: Image) -> Tensor:
         """Logits float32 [C, H, W] of one photo uint8 [H, W, 3], on the device.
 
-        Where the recipe trains on photos of another size, it is brought to that, and its logits
+        Where the net was trained on photos of another size, it is brought to that, and its logits
         back.
         """
         own = Size(*photo.shape[:2])
-        seen = self.recipe.seen_size(own)
+        shrunk = own.scaled(min(1.0, (self.max_side or max(own)) / max(own)))
+        seen = self.recipe.seen_size(shrunk)
         if seen != own:
             photo = resized_photo(photo, *seen)
         images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)

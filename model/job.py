@@ -66,6 +66,7 @@ class Job:
                 dataset_key=train.manifest.key,
                 dataset_digest=train.manifest.digest,
                 archives=train.manifest.archives,
+                max_side=train.manifest.max_side,
                 provenance=provenance(where, dtype),
                 step=0,
                 epoch=0,

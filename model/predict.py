@@ -98,10 +98,12 @@ def predict(
     `report` hears (done, total); `complain` hears what is wrong with a photo, and the others go on.
     Raises InputError when there is no photo, TrainingError when the disk takes no more.
     """
+    paths = list(paths)
     photos = Photos(paths, out)
     total = photos.count()
     if not total:
-        raise InputError("There is no photo in what was named; folders are searched by suffix.")
+        shown = ", ".join(paths[:3]) + ", …" * (len(paths) > 3)
+        raise InputError(f"There is no photo in {shown}; folders are searched by suffix.")
     began = time.perf_counter()
     pixels = np.zeros(len(description.classes), np.int64)
     failed: list[str] = []

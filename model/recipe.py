@@ -68,7 +68,8 @@ def _size(value: object) -> object:
     if isinstance(value, str):
         value = value.strip("()[] ").replace(",", "x").split("x")
     parts = list(value) if isinstance(value, list | tuple) else [value]
-    if len(parts) not in (1, 2):
+    numbers = all(str(part).strip().isdecimal() for part in parts)
+    if len(parts) not in (1, 2) or not numbers:
         raise ValueError("needs a side or height x width in pixels, like 320 or 320x480")
     return parts * 2 if len(parts) == 1 else parts
 

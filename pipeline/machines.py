@@ -17,8 +17,9 @@ from infra.ssh import CommandFailed, Connection
 from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
+from pipeline.download.local import must_be_here
 from pipeline.parameters import Parameters
-from pipeline.plan import make_plan, must_be_here
+from pipeline.plan import make_plan
 from pipeline.run import Run
 from pipeline.tenancy import KEY, Workplace, secrets_for, tenancy
 

@@ -133,7 +133,7 @@ def read_photo(data: bytes, size: tuple[int, int], name: str, max_pixels: float)
     if (picture.height, picture.width) != size:
         raise InputError(
             f"{name} is {upright.width}x{upright.height} pixels, but its mask is {width}x{height}; "
-            "they must have the same size."
+            "they must have the same size. Mend one of them, or take both out."
         )
     if picture.format != "PNG" and picture.mode in ("RGB", "L"):
         return data
@@ -169,7 +169,7 @@ def _rgb(picture: PIL.Image.Image) -> Image:
 def _open(data: bytes, name: str, formats: tuple[str, ...], max_pixels: float) -> PIL.Image.Image:
     """Look at the header, refuse what is too large, and only then decode every byte."""
     if not data:
-        raise InputError(f"{name} is empty; replace it, or take its id out of the lists.")
+        raise InputError(f"{name} is empty; replace it, or leave the pair out.")
     try:
         picture = PIL.Image.open(io.BytesIO(data), formats=formats)
         if picture.width * picture.height > max_pixels:
@@ -185,14 +185,13 @@ def _open(data: bytes, name: str, formats: tuple[str, ...], max_pixels: float) -
         raise
     except PIL.Image.DecompressionBombError:
         raise InputError(
-            f"{name} unpacks to far more pixels than any photo; replace it, or take its id out of "
-            "the lists."
+            f"{name} unpacks to far more pixels than any photo; replace it, or leave the pair out."
         ) from None
     except Exception as error:  # junk makes Pillow raise whatever there is
         said = f" ({error})" if isinstance(error, OSError) and str(error)[:6] != "cannot" else ""
         raise InputError(
-            f"{name} is damaged or not one of {', '.join(formats)}{said}; replace it, or take its "
-            "id out of the lists."
+            f"{name} is damaged or not one of {', '.join(formats)}{said}; replace it, or leave the "
+            "pair out."
         ) from None
     picture.info.pop("transparency", None)  # it does not count, and Pillow may trip over it
     return picture

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -17,8 +17,6 @@ from infra.reaper import must_be_watched
 from infra.smoke import HOURS as SMOKE_HOURS
 from infra.stores import Store
 from model.errors import InputError
-from pipeline.download.local import must_be_a_file
-from pipeline.download.url import ArchiveUrl
 from pipeline.parameters import RentalTerms
 
 VOLUME_STAYS = timedelta(days=1)  # after a failure, for whoever wants to look
@@ -185,13 +183,6 @@ def make_plan(
         preparers=_in_order_of(regions, preparers),
         lacks=tuple(lacks),
     )
-
-
-def must_be_here(archives: Sequence[str]) -> None:
-    """Raise InputError for an archive on this computer that is not there, or is a folder."""
-    for archive in archives:
-        if path := ArchiveUrl.parse(archive).path:
-            must_be_a_file(path)
 
 
 def smoke_plan(terms: RentalTerms, store: Store) -> Plan:

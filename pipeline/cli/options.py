@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -9,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from infra.stores import M
-from model.errors import InputError, first_problem
+from model.errors import InputError, first_problem, suggestion
+from pipeline.layouts.layout import Layout
+from pipeline.parameters import Limits as LimitsModel
 from pipeline.parameters import Parameters, expanded
 
 # The run of this process, for whoever says how it ended: an exception does not always get so far.
@@ -98,12 +101,18 @@ class Photos:
             )
         if not all(url.strip() for url in self.archives):
             raise InputError("An --archive is empty; give a path or a URL.")
+        archives = [_absolute(url) for url in self.archives]
+        from pipeline.download.local import must_be_here
+
+        must_be_here(archives)  # rather now than after Prefect's start
+        # A word alone is the layout's kind.
+        layout = [text if "=" in text else f"kind={text}" for text in self.layout]
         return {
-            "archives": [_absolute(url) for url in self.archives],
-            "layout": layout_of(self.layout),
+            "archives": archives,
+            "layout": pairs(layout, "--layout", Layout.model_fields),
             "max_side": self.max_side,
             "skip_missing": self.skip_missing,
-            "limits": pairs(self.limits, "--limit"),
+            "limits": pairs(self.limits, "--limit", LimitsModel.model_fields),
         }
 
 
@@ -194,20 +203,18 @@ def _absolute(url: str) -> str:
     return f"{expanded(path)}{mark}{checksum}"
 
 
-def pairs(texts: list[str], option: str) -> dict[str, str]:
-    """KEY=VALUE, as often as it was given."""
+def pairs(texts: list[str], option: str, known: Collection[str] = ()) -> dict[str, str]:
+    """KEY=VALUE, as often as it was given; where there are `known` keys, none but those."""
     pairs = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"{option} {text!r} is not KEY=VALUE, like {option} epochs=5.")
-        pairs[key.strip()] = value.strip()
+        key = key.strip()
+        if known and key not in known:
+            raise InputError(f"{option} has no setting {key!r}. {suggestion(key, known)}")
+        pairs[key] = value.strip()
     return pairs
-
-
-def layout_of(texts: list[str]) -> dict[str, str]:
-    """What was said of the archives' layout; a word alone is its kind."""
-    return pairs([text if "=" in text else f"kind={text}" for text in texts], "--layout")
 
 
 def run_id(run: str) -> str:

@@ -52,7 +52,7 @@ def plan(
     from pipeline.rental_tables import print_plan
 
     wanted = checked(RentalTerms, **asdict(terms), ssh_from=ssh_from)
-    hours = checked(LimitsModel, **pairs(limits, "--limit")).train_hours
+    hours = checked(LimitsModel, **pairs(limits, "--limit", LimitsModel.model_fields)).train_hours
     made = make_plan(wanted, hours, Store.open(store or default_store()), rent_now=False)
     if json:
         print(to_json(made.as_dict()).decode())

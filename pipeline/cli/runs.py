@@ -93,10 +93,7 @@ def run_linode(
         rental=given(**asdict(terms), ssh_from=ssh_from, keep=keep, reaper=not no_reaper),
         wandb=wandb,
     )
-    from pipeline.plan import must_be_here
-
     with _shown() as terminal:
-        must_be_here(parameters.archives)
         _show_plan(parameters)
         if not yes:
             must_agree()

@@ -32,16 +32,16 @@ def recipes(
     json: Json = False,
 ) -> None:
     """List the recipes, or one with all its settings."""
-    chosen = RECIPES if name is None else {name: named(name)}
+    recipe = None if name is None else named(name)
     if json:
-        print(to_json(chosen).decode())
+        print(to_json(recipe or RECIPES).decode())
         return
     from pipeline.tables import print_recipe, print_recipes
 
-    if name is None:
-        print_recipes(chosen.values())
+    if recipe:
+        print_recipe(recipe)
     else:
-        print_recipe(chosen[name])
+        print_recipes(RECIPES.values())
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """An archive that lies on this computer: hashed where it is, never copied."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import InputError
@@ -33,6 +34,13 @@ def read_local(
     except OSError as error:
         raise _unreadable(path, error) from error
     return Fetched(path, version, checksums)
+
+
+def must_be_here(archives: Sequence[str]) -> None:
+    """Raise InputError for an archive on this computer that is not there, or is a folder."""
+    for archive in archives:
+        if path := ArchiveUrl.parse(archive).path:
+            must_be_a_file(path)
 
 
 def must_be_a_file(path: Path) -> None:

@@ -97,6 +97,16 @@ def test_a_checkpoint_scores_exactly_what_training_said(
     assert score.images == 4
 
 
+def test_a_checkpoint_remembers_how_large_its_photos_were(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", epochs=1)
+    manifest = job / "dataset" / "manifest.json"
+    said = json.loads(manifest.read_bytes())
+    manifest.write_text(json.dumps(said | {"max_side": 24}))
+    train(job, run_id="run")
+    predictor, description = Predictor.load(blob(job), "cpu")
+    assert (predictor.max_side, description.max_side) == (24, 24)
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_training_and_evaluation_obey_the_recipes_memory_format(
     tmp_path: Path, channels_last: bool

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.errors import InputError
-from model.images import Image
+from model.images import Image, resized_photo
 from model.inference import Predictor, in_windows
 from model.loader import normalise
 from tiny import RECIPE
@@ -27,6 +28,32 @@ class Watched(nn.Module):
         self.sizes.append((images.shape[2], images.shape[3]))
         logits: Tensor = self.layers(images)
         return logits
+
+
+def seen(size: tuple[int, int], **recipe: object) -> tuple[int, int]:
+    """The size at which a net sees a photo, having been trained on ones of at most 48 pixels."""
+    net = Watched().eval()
+    predictor = Predictor.of(net, RECIPE.override(recipe), CPU, max_side=48)
+    assert predictor.logits(photo(*size)).shape == (4, *size)
+    return net.sizes[0]
+
+
+def test_a_photo_larger_than_those_trained_on_is_shrunk_to_their_size() -> None:
+    assert seen((96, 64)) == (48, 32)
+    assert seen((30, 192)) == (8, 48)
+    assert seen((48, 13)) == (48, 13)
+    assert seen((1, 400)) == (1, 48)
+    assert seen((96, 64), fit="resize", image_size="20x24") == (20, 24)
+    assert seen((96, 64), fit="pad", image_size=16) == (16, 11)
+
+
+def test_what_it_sees_is_what_a_dataset_of_that_side_holds() -> None:
+    net = Watched().eval()
+    large = photo(96, 64)
+    there = Predictor.of(net, RECIPE, CPU).logits(resized_photo(large, 48, 32))
+    here = Predictor.of(net, RECIPE, CPU, max_side=48).logits(large)
+    stretched = F.interpolate(there[None], (96, 64), mode="bilinear")[0]
+    torch.testing.assert_close(here, stretched)
 
 
 class Edgy(nn.Module):

@@ -157,7 +157,7 @@ BAD: dict[str, tuple[Callable[[Path], bytes], tuple[str, ...]]] = {
     ),
     "broken JPEG": (
         bytes_of(photos={"two": b"\xff\xd8\xff\xe0 no more of it"}),
-        (PHOTO, "is damaged", "replace it, or take its id out of the lists"),
+        (PHOTO, "is damaged", "replace it, or leave the pair out"),
     ),
     "truncated JPEG": (
         bytes_of(photos={"two": jpeg("two")[:-100]}),

@@ -1,12 +1,17 @@
 """`voc-train evaluate`: its stages are shown on the way, and the score is all that it prints."""
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 from devkit import devkit
+from model import checkpoint
 from pipeline.evaluation import evaluate_on_archives
 from pipeline.parameters import Parameters
 
@@ -19,6 +24,7 @@ class Audience:
     def __init__(self) -> None:
         self.reached: dict[str, tuple[float, float | None]] = {}
         self.reused: dict[str, bool] = {}
+        self.heard: list[str] = []
 
     def started(self, stage: str) -> None:
         pass
@@ -27,7 +33,7 @@ class Audience:
         self.reached[stage] = done, total
 
     def said(self, stage: str, line: str) -> None:
-        pass
+        self.heard.append(line)
 
     def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
         self.reused[stage] = reused
@@ -51,6 +57,25 @@ def test_every_stage_tells_how_far_it_is_and_what_was_reused(weights: Path, tmp_
     assert second.reused == {
         "extract": True, "separate": True, "build-dataset": True, "evaluate": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("archives", ["the one", "another"])
+def test_photos_that_may_have_been_trained_on_are_noticed(
+    weights: Path, tmp_path: Path, archives: str
+) -> None:
+    description, state = checkpoint.load(weights)
+    archive = devkit(tmp_path / "voc.tar")
+    known = hashlib.sha256(archive.read_bytes()).hexdigest() if archives == "the one" else "0" * 64
+    trained = description.model_copy(update={"archives": (known,), "dataset_digest": "0" * 64})
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"net": state["net"], "description": trained.model_dump_json()}, path)
+    parameters = Parameters(archives=(str(archive),), store=str(tmp_path / "store"), device="cpu")
+    audience = Audience()
+    evaluate_on_archives(path, parameters, "val", [audience])
+    assert [line for line in audience.heard if "--layout" in line] == [
+        "it was trained on this archive, with other options: without the same --layout, photos are "
+        "scored here that it was trained on"
+    ] * (archives == "the one")
 
 
 def test_the_command_shows_stages_and_prints_the_score_alone(weights: Path, tmp_path: Path) -> None:

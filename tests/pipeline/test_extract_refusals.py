@@ -15,8 +15,8 @@ from model.errors import InputError
 from model.indexed_tar import index_tar
 from pipeline.download.checksums import OFFICIAL, OfficialArchive
 from pipeline.download.fetch import Retry
+from pipeline.download.local import must_be_here
 from pipeline.download.spool import Room
-from pipeline.plan import must_be_here
 from pipeline.stages.extract import extract
 from servers.file_server import FileServer
 from tars import packed

@@ -206,7 +206,7 @@ def test_parameters_survive_the_way_to_another_machine() -> None:
 
 def test_a_layout_as_it_is_typed() -> None:
     def typed(*texts: str) -> Layout:
-        return parameters_of(Photos(archives=[ARCHIVE], layout=list(texts))).layout
+        return parameters_of(Photos(archives=["http://host/a.tar"], layout=list(texts))).layout
 
     assert typed() == Layout()
     assert typed("carvana") == typed("kind=carvana") == Layout(kind="carvana")
@@ -216,5 +216,8 @@ def test_a_layout_as_it_is_typed() -> None:
     assert typed("mask_values=0, 128,255").mask_values == (0, 128, 255)
     with pytest.raises(InputError, match="layout.kind: input should be 'auto', 'devkit', 'carv"):
         typed("voc")
-    with pytest.raises(InputError, match="layout.mask: there is no such setting"):
+    with pytest.raises(
+        InputError,
+        match=r"--layout has no setting 'mask'\. Did you mean 'masks'\? There are: kind, photos",
+    ):
         typed("mask=x")
