@@ -101,7 +101,10 @@ def train(
         except _Stopped:
             training.save(None)
             saver.wait()
-            print(f"stopped at step {state.step} of {job.order.total_steps}, checkpoint written")
+            print(
+                f"stopped at step {state.step} of {job.order.total_steps}, checkpoint written; "
+                "run it again to go on"
+            )
             return False
         saver.wait()
         journal.write("finish", state.step)

@@ -86,6 +86,7 @@ def export(
     """Write a checkpoint as ONNX, for any batch, height and width.
 
     Input: float32 [N, 3, H, W], RGB from 0 to 255. Output: logits, float32 [N, classes, H, W].
+    A recipe with fit=resize wants photos resized to its image_size first, and the logits back.
     """
     from model.errors import TrainingError
     from model.export import OPSET

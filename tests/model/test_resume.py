@@ -157,7 +157,9 @@ def test_sigterm_stops_with_a_checkpoint(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == STOPPED, err
     stopped_at = steps(job)[-1]
-    assert out.splitlines()[-1] == f"stopped at step {stopped_at} of 180, checkpoint written"
+    assert out.splitlines()[-1] == (
+        f"stopped at step {stopped_at} of 180, checkpoint written; run it again to go on"
+    )
     assert err == ""
     assert train(job, run_id="run")
     assert steps(job) == list(range(1, 181))
