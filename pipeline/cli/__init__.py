@@ -8,8 +8,9 @@ import math
 import signal
 import sys
 import time
+from importlib import metadata
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic_core import to_json
@@ -28,6 +29,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"voc-train {metadata.version('voc-train')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    pass  # what is said of the whole program stands above
+
+
 app.add_typer(runs.app, name="run")
 app.command(short_help="Try the whole rental here, against a simulated Linode.")(runs.rehearse)
 app.add_typer(stored.app)
@@ -76,7 +95,8 @@ def main() -> NoReturn:
         _leave("Interrupted; what was running has been stopped.", _INTERRUPTED, debug)
     except typer.TyperException as error:
         said = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
-        _leave(f"{said.rstrip('.')}; see --help.", 2, debug)
+        said = f"{said} See" if said.endswith("?") else f"{said.rstrip('.')}; see"
+        _leave(f"{said} --help.", 2, debug)
     except InputError as error:
         _say_as_json(error, arguments)
         _leave(str(error), 2, debug)

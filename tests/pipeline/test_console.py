@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -82,6 +83,18 @@ def test_without_a_command_there_is_help(group: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == asked.stdout
     assert "Commands:" in done.stdout
+
+
+def test_it_says_its_version() -> None:
+    done = subprocess.run([*_COMMAND, "--version"], capture_output=True, text=True, timeout=60)
+    said = f"voc-train {metadata.version('voc-train')}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+def test_a_mistyped_command_is_told_the_nearest() -> None:
+    done = subprocess.run([*_COMMAND, "run", "locl"], capture_output=True, text=True, timeout=60)
+    said = "voc-train: No such command 'locl'. Did you mean 'local'? See --help.\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_debug_shows_where_an_error_comes_from() -> None:
