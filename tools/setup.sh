@@ -3,7 +3,7 @@
 # constraints.txt. Can be run again at any time. Environment:
 #   PYTHON        the interpreter (default: the newest of 3.11 to 3.13 found)
 #   TORCH_INDEX   a package index to take torch and torchvision from, both, such as PyTorch's own
-#                 CPU-only one; remembered for the next set-up of this .venv
+#                 CPU-only one; once they are installed, remembered for the next set-up of this .venv
 set -euo pipefail
 cd "$(dirname "$0")/.."
 log=.venv/setup.log
@@ -28,7 +28,7 @@ remove_unfit_environment() {
     elif [ -n "${PYTHON:-}" ] && [ "$(version "$python")" != "$(version .venv/bin/python)" ]; then
         reason="it was made with another Python"
     elif [ -n "${TORCH_INDEX:-}" ] && [ "$TORCH_INDEX" != "$(cat .venv/torch-index 2>/dev/null)" ]; then
-        reason="its PyTorch came from another index"
+        reason="its PyTorch is not from that index"
     fi
     [ -z "$reason" ] || { echo "Making .venv anew: $reason."; rm -rf .venv; }
 }
@@ -49,6 +49,7 @@ install() {
     wait "$pip" || {
         echo "pip failed; the end of $log:" >&2
         tail -n 25 "$log" >&2
+        echo "$cure" >&2
         exit 1
     }
 }
@@ -65,12 +66,22 @@ pip=""
 trap 'kill $pip 2>/dev/null || true; rm -rf "$TMPDIR"' EXIT
 trap 'exit 130' INT TERM
 
-[ -z "${TORCH_INDEX:-}" ] || echo "$TORCH_INDEX" >.venv/torch-index
-if [ -e .venv/torch-index ]; then
+index=${TORCH_INDEX:-$(cat .venv/torch-index 2>/dev/null || true)}
+if [ -n "$index" ]; then
+    shown=$index # without a user and password
+    [[ ! $index =~ ^([^/]*//)[^/]*@(.*)$ ]] || shown=${BASH_REMATCH[1]}${BASH_REMATCH[2]}
+    remembered=" (remembered; make clean forgets it)"
+    [ -z "${TORCH_INDEX:-}" ] || remembered=""
+    echo "PyTorch from $shown$remembered"
+    cure="What to do: see that $shown answers and is a package index with the torch and torchvision of
+constraints.txt; pip calls it a conflict where one is not. 'make setup TORCH_INDEX=URL' takes
+another index, 'make clean' and then 'make setup' takes none."
     # Both from one index: a torch of one and a torchvision of another do not load together.
     # What they depend on comes with the rest below.
-    install --no-deps --index-url "$(cat .venv/torch-index)" -c constraints.txt torch torchvision
+    install --no-deps --index-url "$index" -c constraints.txt torch torchvision
+    echo "$index" >.venv/torch-index
 fi
+cure="What to do: if it was the network, run 'make setup' again; what was downloaded is kept."
 install -c constraints.txt -e '.[dev]'
 touch .venv/ready
 echo "Set-up done in $SECONDS s: $(.venv/bin/python --version), .venv" \
