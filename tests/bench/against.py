@@ -1,10 +1,11 @@
-"""Our ResNet-U-Net against that of segmentation_models_pytorch: equal data, steps and image size.
+"""Our ResNet-U-Net against another net: equal data, steps and image size.
 
-    python tests/bench/against_smp.py --archive voc2012-subset.tar [--side 64] [--epochs 10]
+    python tests/bench/against.py RIVAL --archive voc2012-subset.tar [--side 64] [--epochs 10]
 
-Both are trained from scratch by the loop of `model/train.py` with the recipe `voc-resnet-unet`;
-only the net differs, each as its own library draws it. Prints the best mIoU on the validation
-photos, at their own resolution, for every seed, and the means with their spread.
+RIVAL is `smp`, the same net of segmentation_models_pytorch, or a recipe of ours, such as voc-unet;
+`--set` changes that recipe's settings. All are trained from scratch by the loop of `model/train.py`
+with the same settings; only the net differs, and what it starts from. Prints the best mIoU on the
+validation photos, at their own resolution, for every seed, and the means with their spread.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,8 +38,8 @@ from pipeline.stages.extract import extract
 from pipeline.stages.separate import separate
 
 
-def theirs(_recipe: Recipe, classes: int) -> nn.Module:
-    """smp's net for photos of any size: padded as ours are."""
+def smp_net(_recipe: Recipe, classes: int) -> nn.Module:
+    """smp's for photos of any size: padded as ours are."""
     return _Padded(smp.Unet("resnet34", encoder_weights=None, classes=classes))
 
 
@@ -54,14 +56,16 @@ class _Padded(nn.Module):
         return logits[..., :height, :width]
 
 
-def best_miou(dataset: Path, recipe: Recipe, *, ours: bool, workers: int) -> tuple[float, float]:
+def best_miou(
+    dataset: Path, recipe: Recipe, build: Callable[[Recipe, int], nn.Module], workers: int
+) -> tuple[float, float]:
     """Train once; the best mIoU and the seconds it took."""
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder)
         (job / "dataset").symlink_to(dataset)
         (job / "recipe.json").write_text(recipe.model_dump_json())
         began = time.perf_counter()
-        with patch("model.state.build_net", build_net if ours else theirs):
+        with patch("model.state.build_net", build):
             train(job, run_id="bench", workers=workers)
         seconds = time.perf_counter() - began
         records = map(json.loads, (job / "out" / "metrics.jsonl").read_text().splitlines())
@@ -69,7 +73,11 @@ def best_miou(dataset: Path, recipe: Recipe, *, ours: bool, workers: int) -> tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rival", help="smp, or the name of a recipe")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of that recipe")
     parser.add_argument("--archive", required=True, help="a VOC-style tar")
     parser.add_argument("--side", type=int, default=64, help="training crop, pixels")
     parser.add_argument("--epochs", type=int, default=10)
@@ -79,11 +87,19 @@ def main() -> None:
     if args.seeds < 2:
         parser.error("a spread needs two seeds")
     torch.set_num_threads(default_threads())
-    recipe = named("voc-resnet-unet").override(
-        {"image_size": args.side, "epochs": args.epochs, "batch_size": 8, "scale": (0.8, 1.25)}
-    )
-    table = Table("seed", "ours", "seconds", "smp", "seconds", box=None, pad_edge=False)
-    scores: dict[bool, list[float]] = {True: [], False: []}
+    equal = {"image_size": args.side, "epochs": args.epochs, "batch_size": 8, "scale": (0.8, 1.25)}
+    ours = named("voc-resnet-unet").override(equal)
+    contestants = {
+        ours.name: (ours, build_net),
+        args.rival: (ours, smp_net)
+        if args.rival == "smp"
+        else (named(args.rival).override(equal | dict(s.split("=") for s in args.set)), build_net),
+    }
+    table = Table("seed", box=None, pad_edge=False)
+    for name in contestants:
+        table.add_column(name)
+        table.add_column("seconds")
+    scores: dict[str, list[float]] = {name: [] for name in contestants}
     with tempfile.TemporaryDirectory() as folder:
         store, spool = Store.open(folder), Path(folder) / "spool"
         archive, _ = extract(args.archive, store, spool)
@@ -99,17 +115,17 @@ def main() -> None:
         dataset = Path(folder) / dataset_prefix(built.key)
         for seed in range(args.seeds):
             row = [str(seed)]
-            for ours in (True, False):
+            for name, (recipe, build) in contestants.items():
                 seeded = recipe.override({"seed": seed})
-                score, seconds = best_miou(dataset, seeded, ours=ours, workers=args.workers)
-                scores[ours].append(score)
+                score, seconds = best_miou(dataset, seeded, build, args.workers)
+                scores[name].append(score)
                 row += [f"{score:.4f}", f"{seconds:.0f}"]
             table.add_row(*row)
-    mean = {ours: statistics.mean(found) for ours, found in scores.items()}
+    mine, theirs = (statistics.mean(found) for found in scores.values())
     pooled = statistics.mean([statistics.variance(found) for found in scores.values()]) ** 0.5
-    table.add_row("mean", f"{mean[True]:.4f}", "", f"{mean[False]:.4f}", "")
+    table.add_row("mean", f"{mine:.4f}", "", f"{theirs:.4f}", "")
     Console().print(table)
-    print(f"pooled standard deviation {pooled:.4f}; ours - theirs {mean[True] - mean[False]:+.4f}")
+    print(f"pooled standard deviation {pooled:.4f}; difference {mine - theirs:+.4f}")
     print(f"{args.side} px, {args.epochs} epochs, {processor()}, {torch.get_num_threads()} threads")
 
 
