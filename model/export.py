@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +29,9 @@ from model.checkpoint import Description, weights_digest
 from model.errors import InputError, TrainingError, disk_problem
 from model.inference import Predictor
 from model.loader import normalise
+
+if TYPE_CHECKING:
+    from onnxscript import ir
 
 OPSET = 20  # of 2023: in every runtime by now
 _SIZES = ((1, 64, 96), (3, 33, 71), (2, 50, 17), (1, 1, 1))  # photos, height, width
@@ -145,10 +149,23 @@ def _write(graph: _Graph, path: Path, opset: int, metadata: dict[str, str]) -> N
         raise InputError(
             f"PyTorch cannot write this net as opset {opset}, but as {made}; leave out --opset."
         )
+    _name_sizes(program.model.graph)
     for node in program.model.graph.all_nodes():  # they name the files of this computer
         node.metadata_props.clear()
     program.model.metadata_props.update(metadata)
     program.save(path)
+
+
+def _name_sizes(graph: "ir.Graph") -> None:
+    """Call the free sizes N, H and W, where the exporter says s5 or Min(s79, 8*((…)))."""
+    from onnxscript import ir
+
+    ends = [(value, value.shape[1]) for value in (*graph.inputs, *graph.outputs) if value.shape]
+    for node in graph.all_nodes():
+        for value in node.outputs:  # runtimes work out for themselves what is inside
+            value.shape = None
+    for value, channels in ends:
+        value.shape = ir.Shape(["N", channels, "H", "W"])
 
 
 def _compare(graph: _Graph, path: Path) -> tuple[float, float]:

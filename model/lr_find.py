@@ -5,8 +5,9 @@
 JOB is a folder with `recipe.json` and `dataset/`, as for training; nothing is written to it but the
 traceback of an error that nobody foresaw. This is the learning-rate range test of Smith (2017,
 arXiv:1506.01186), with rates that rise exponentially. Two rates are suggested: where the smoothed
-loss falls most steeply over the rate's logarithm, and a tenth of the rate where it is least. Either
-is a peak for `--set lr=…`.
+loss falls most steeply over the rate's logarithm, at most a third of the rate of its first minimum,
+and a tenth of that rate. Either is a peak for `--set lr=…`. A fall that does not stand out from the
+noise of the losses is said to be none.
 """
 
 import argparse
@@ -19,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch.optim.lr_scheduler import ExponentialLR
 
 from model import failures
 from model.dataset import VOID
 from model.device import default_threads, default_workers
-from model.errors import InputError, TrainingError
+from model.errors import InputError
 from model.job import Job
+from model.learning_rates import LearningRates
 from model.loader import training_batches
 from model.order import BatchOrder
 from model.state import TrainingState
@@ -36,66 +37,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOW, HIGH, STEPS = 1e-7, 1.0, 100
-# Decay of the moving average. It lags by 4 steps; with 0.9 it would by 9, which over 100 steps
-# makes the suggestion four times as high.
-_SMOOTHING = 0.8
-_DIVERGED = 4.0  # times the least smoothed loss
+_SMOOTHING = 0.8  # decay of the moving average that ends the test
+_DIVERGED = 4.0  # times its least
 _FEWEST = 20  # steps that say anything
-_UNSURE = 0.1  # share of the steps at the beginning, whose average is one of few losses
 
 
-class LearningRates(BaseModel):
-    """A range test: the loss at each rate, in the order of the steps, and what follows."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rates: tuple[float, ...]
-    losses: tuple[float, ...]
-    smoothed: tuple[float, ...]
-    steepest: float  # the suggestion
-    tenth_of_minimum: float
-    diverged: bool  # whether the loss grew so much that the test ended early
-
-    @classmethod
-    def of(cls, rates: list[float], losses: list[float], diverged: bool) -> "LearningRates":
-        """Read the suggestions off the losses. Raises TrainingError when there are too few."""
-        smooth = smoothed(losses)
-        begin = math.ceil(_UNSURE * len(losses))
-        if len(losses) - begin < 3:
-            raise TrainingError(
-                "USER_ERROR",
-                f"The loss was out of bounds after {len(losses)} steps, so it says nothing about "
-                "rates; begin with a lower one (--low), or use --set precision=fp32.",
-            )
-        least = max(begin + 2, begin + int(np.argmin(smooth[begin:])))
-        slopes = np.gradient(smooth[: least + 1], np.log(rates[: least + 1]))
-        steepest = begin + int(np.argmin(slopes[begin:]))
-        return cls(
-            rates=tuple(rates),
-            losses=tuple(losses),
-            smoothed=tuple(smooth),
-            steepest=rates[steepest],
-            tenth_of_minimum=rates[least] / 10,
-            diverged=diverged,
-        )
-
-    def in_words(self) -> str:
-        """What to do with it, for a person."""
-        tried = f"{len(self.rates)} steps, rates {self.rates[0]:.1e} to {self.rates[-1]:.1e}"
-        ended = ", until the loss grew" if self.diverged else ""
-        return (
-            f"suggested: --set lr={self.steepest:.1e} (steepest descent); "
-            f"{self.tenth_of_minimum:.1e} is a tenth of the rate of the least loss\n{tried}{ended}"
-        )
-
-
-def smoothed(losses: list[float]) -> list[float]:
-    """Exponential moving average, corrected for its bias to 0 (Kingma and Ba, arXiv:1412.6980)."""
-    mean, result = 0.0, []
-    for step, loss in enumerate(losses, 1):
+def moving_average(losses: list[float]) -> float:
+    """Exponential, corrected for its bias to 0 (Kingma and Ba, arXiv:1412.6980)."""
+    mean = 0.0
+    for loss in losses:
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
-        result.append(mean / (1 - _SMOOTHING**step))
-    return result
+    return mean / (1 - _SMOOTHING ** len(losses))
 
 
 def must_be_range(low: float, high: float, steps: int) -> None:
@@ -118,8 +70,9 @@ def find_lr(
 ) -> LearningRates:
     """Train the job's net from its first weights, for `steps` with rates from `low` to `high`.
 
-    It ends early where the smoothed loss exceeds four times its least, or is not finite. Nothing is
-    written; `report` hears (done, total, words). Raises InputError for a range that is none.
+    It ends early where the moving average of the loss exceeds four times its least, or is not
+    finite. Nothing is written; `report` hears (done, total, words). Raises InputError for a range
+    that is none.
     """
     must_be_range(low, high, steps)
     recipe = job.recipe.override({"schedule": "constant", "warm_up": 0.0, "lr": min(low, 10)})
@@ -141,7 +94,7 @@ def find_lr(
             continue
         rates.append(float(state.schedule.get_last_lr()[0]))
         loss = float(training_step(job, state, batch))
-        now = smoothed([*losses, loss])[-1]
+        now = moving_average([*losses, loss])
         best = min(best, now)
         if not math.isfinite(loss) or now > _DIVERGED * best:
             rates.pop()
@@ -164,8 +117,8 @@ def plot(found: LearningRates, title: str) -> "Figure":
     axes.plot(found.rates, found.losses, ".", color="0.75", markersize=4, label="loss of a step")
     axes.plot(found.rates, found.smoothed, color="tab:blue", linewidth=2, label="smoothed")
     for rate, colour, name in (
-        (found.steepest, "tab:red", "steepest descent"),
-        (found.tenth_of_minimum, "tab:green", "minimum / 10"),
+        (found.steepest, "tab:red", "steepest descent" if found.clear else "unsure, best guess"),
+        (found.tenth_of_minimum, "tab:green", "first minimum / 10"),
     ):
         axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.1e}")
     shown = np.concatenate([found.smoothed, np.percentile(found.losses, [2, 98])])

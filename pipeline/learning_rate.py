@@ -14,7 +14,7 @@ from pipeline.progress import Listener
 from pipeline.run import staged
 
 if TYPE_CHECKING:
-    from model.lr_find import LearningRates
+    from model.learning_rates import LearningRates
 
 
 def find_lr_on_archives(
@@ -63,5 +63,6 @@ def find_lr_on_archives(
                 raise
             raise Failure(Cause(cause), message) from None
         save_plot(found, f"{recipe.name}: learning-rate range test", plot)
-        stage.summary = f"lr={found.steepest:.1e} from {len(found.rates)} steps"
+        sure = "" if found.clear else ", unsure"
+        stage.summary = f"lr={found.steepest:.1e} from {len(found.rates)} steps{sure}"
     return found

@@ -1,6 +1,6 @@
 """Every recipe at its full width learns four photos by heart: best mIoU, parameters, seconds.
 
-    PYTHONPATH=tests/support python tests/bench/by_heart.py [--side 64] [--steps 200] [RECIPE …]
+    PYTHONPATH=tests/support python tests/bench/by_heart.py [--side 64] [--steps 300] [RECIPE …]
 
 Real photos where they are, else generated ones. The recipe's own are net, loss, optimiser and
 schedule; rate and batch are the same for all, and nothing is left to chance, so that a net that can
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE")
     parser.add_argument("--side", type=int, default=64, help="of the square photos, pixels")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args()
     torch.set_num_threads(default_threads())
     table = Table("recipe", "photos", "mIoU", "parameters", "seconds", box=None, pad_edge=False)

@@ -92,6 +92,26 @@ def test_every_net_can_be_exported(tmp_path: Path, settings: dict[str, object]) 
     np.testing.assert_allclose(logits[0], ours, atol=1e-3 * exported.largest_logit)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"net": "simple_fcn", "width": 2, "depth": 2, "encoder": None},
+        {"net": "vgg_unet", "encoder": "vgg11", "width": 4, "depth": None, "fit": "resize"},
+    ],
+    ids=lambda settings: str(settings["net"]),
+)
+def test_the_free_sizes_are_called_n_h_and_w(tmp_path: Path, settings: dict[str, object]) -> None:
+    file = export(saved(tmp_path, **settings)).onnx.read_bytes()
+    session = onnxruntime.InferenceSession(file)
+    (photos,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (photos.name, photos.shape) == ("photos", ["N", 3, "H", "W"])
+    assert (logits.name, logits.shape) == ("logits", ["N", len(CLASSES), "H", "W"])
+    graph = onnx.load_from_string(file).graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    named = {side.dim_param for value in values for side in value.type.tensor_type.shape.dim}
+    assert named - {""} == {"N", "H", "W"}
+
+
 def test_what_differs_from_pytorch_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
