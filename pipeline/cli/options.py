@@ -101,14 +101,10 @@ class Photos:
             )
         if not all(url.strip() for url in self.archives):
             raise InputError("An --archive is empty; give a path or a URL.")
-        archives = [_absolute(url) for url in self.archives]
-        from pipeline.download.local import must_be_here
-
-        must_be_here(archives)  # rather now than after Prefect's start
         # A word alone is the layout's kind.
         layout = [text if "=" in text else f"kind={text}" for text in self.layout]
         return {
-            "archives": archives,
+            "archives": [_absolute(url) for url in self.archives],
             "layout": pairs(layout, "--layout", Layout.model_fields),
             "max_side": self.max_side,
             "skip_missing": self.skip_missing,
@@ -162,7 +158,11 @@ class Terms:
 def parameters_of(photos: Photos, learning: Learning | None = None, **values: Any) -> Parameters:
     """The parameters from what was typed; what was not typed keeps its default."""
     learned = learning.as_parameters() if learning else {}
-    return checked(Parameters, **photos.as_parameters(), **learned, **values)
+    parameters = checked(Parameters, **photos.as_parameters(), **learned, **values)
+    from pipeline.download.local import must_be_here
+
+    must_be_here(parameters.archives)  # rather now than after Prefect's start
+    return parameters
 
 
 def checked(kind: type[M], **values: Any) -> M:

@@ -261,7 +261,7 @@ def test_what_cannot_be_had_is_refused(
         (("--max-side", "big"), ("--max-side", "integer")),
         (("--limit", "train_hours=0"), ("limits.train_hours: ",)),
         (("--limit", "archive_gb=inf"), ("limits.archive_gb: ",)),
-        (("--limit", "hours=1"), ("limits.hours: ",)),
+        (("--limit", "hours=1"), ("--limit has no setting 'hours'", "'train_hours'?")),
         (("--workers", "-1"), ("workers: ",)),
         (("--device", "gpu"), ("device: ", "'cuda'")),
         (("--wandb", "maybe"), ("wandb: ", "'offline'")),
@@ -283,6 +283,7 @@ def test_a_bad_parameter_is_refused(
 ) -> None:
     name = "pipeline.cli.runs._prepare_prefect"
     monkeypatch.setattr(name, lambda: pytest.fail("Prefect was started"))
+    (tmp_path / "voc.tar").touch()
     said = voc_train("run", "local", "--archive", tmp_path / "voc.tar", *arguments)
     assert_refused(said, *fragments)
     assert "hunter2" not in said.err

@@ -156,11 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.at.ended.wait()
                 return
             piece = body[position : min(position + _PIECE, cut)]
+            self.at.bytes_served += len(piece)  # before whoever reads it can look
             try:
                 self.wfile.write(piece)
             except OSError:  # the client left
+                self.at.bytes_served -= len(piece)
                 return
-            self.at.bytes_served += len(piece)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
