@@ -163,10 +163,12 @@ def test_what_does_not_exist_is_said_in_a_sentence(home: Path, tmp_path: Path) -
     for run_id in ("../x", "", "a/b"):
         assert "is no run's id" in voc_train("status", run_id, home=home, code=2).stderr
         assert "is no run's id" in voc_train("fetch", run_id, home=home, code=2).stderr
-    missing = voc_train(
-        "evaluate", str(tmp_path / "no.pt"), "--archive", "x.tar", home=home, code=2
-    )
-    assert "no.pt" in missing.stderr
+    checkpoint, archive = tmp_path / "no.pt", tmp_path / "no.tar"
+    evaluate = ("evaluate", str(checkpoint), "--archive", str(archive))
+    assert f"{archive} does not exist" in voc_train(*evaluate, home=home, code=2).stderr
+    archive.touch()
+    missing = voc_train(*evaluate, home=home, code=2)
+    assert f"There is no checkpoint {checkpoint}" in missing.stderr
 
 
 @pytest.fixture
