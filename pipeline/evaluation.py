@@ -33,12 +33,13 @@ def evaluate_on_archives(
     from model.evaluate import evaluate_checkpoint
 
     description, _ = checkpoint.load(path)
-    known = {*description.archives}
     parameters = parameters.model_copy(update={"classes": description.classes})
     store = Store.open(parameters.store)
     dataset, _ = prepare_dataset(parameters, store, home() / "spool", listeners, needed=(split,))
     with staged("evaluate", listeners) as stage:
-        if dataset.digest != description.dataset_digest and known & {*dataset.archives}:
+        if dataset.digest != description.dataset_digest and (
+            {*dataset.archives} & {*description.archives}
+        ):
             stage.say(
                 "it was trained on this archive, with other options: without the same --layout, "
                 "photos are scored here that it was trained on"

@@ -86,15 +86,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error("a spread needs two seeds")
+    if args.rival == "smp" and args.set:
+        parser.error("smp's net is no recipe: leave out --set")
     torch.set_num_threads(default_threads())
     equal = {"image_size": args.side, "epochs": args.epochs, "batch_size": 8, "scale": (0.8, 1.25)}
     ours = named("voc-resnet-unet").override(equal)
-    contestants = {
-        ours.name: (ours, build_net),
-        args.rival: (ours, smp_net)
-        if args.rival == "smp"
-        else (named(args.rival).override(equal | dict(s.split("=") for s in args.set)), build_net),
-    }
+    if args.rival == "smp":
+        rival, build_rival = ours, smp_net
+    else:
+        settings = dict(setting.split("=", 1) for setting in args.set)
+        rival, build_rival = named(args.rival).override(equal | settings), build_net
+    contestants = {"ours": (ours, build_net), args.rival: (rival, build_rival)}
     table = Table("seed", box=None, pad_edge=False)
     for name in contestants:
         table.add_column(name)

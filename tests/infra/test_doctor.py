@@ -3,11 +3,10 @@
 import base64
 import json
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from infra.reaper import ReaperReport
 from infra.simulator import Simulator
 from infra.stores import Store
 from servers.rgw import RGW
+from servers.web import serving
 from small_disk import Disk
 
 Look = Callable[..., dict[str, Finding]]
@@ -231,12 +231,8 @@ class _Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as http:
-        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
+    with serving(_Answers) as http:
+        yield f"http://{http}"
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from servers.requirements import require
+from servers.web import serving
 
 _REPOSITORY = Path(__file__).parents[2]
 _PYTHON = f'exec {sys.executable} "$@"'
@@ -105,12 +105,8 @@ def small_project(checkout: Path) -> Path:
 def web_index(small_project: Path) -> Iterator[str]:
     """The same index on the web: its host, port and path."""
     handler = partial(SimpleHTTPRequestHandler, directory=small_project)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
-        serving.start()
-        yield f"127.0.0.1:{server.server_port}/index"
-        server.shutdown()
-        serving.join()
+    with serving(handler) as server:
+        yield f"{server}/index"
 
 
 def _free_gigabytes(checkout: Path, free: int) -> None:
