@@ -20,12 +20,15 @@ class Cause(StrEnum):
     HOST_KEY = "HOST_KEY"  # a machine shows another key than the one it was given
     STALLED = "STALLED"  # the machine is there, but nothing is heard from it
     LEAKED = "LEAKED"  # something that costs money could not be shown gone
+    CLAIMED = "CLAIMED"  # another controller drives the run
     CANCELLED = "CANCELLED"
     BELOW_GATE = "BELOW_GATE"
     CORRUPT = "CORRUPT"
     INTERNAL = "INTERNAL"  # our own mistake
 
 
+# A machine that is lost or no good says nothing of the next one.
+_OF_THE_MACHINE = {Cause.AGENT_LOST, Cause.STALLED, Cause.SETUP_FAILED}
 # What the caller can cure by changing the command line exits 2, like any other wrong input.
 _WRONG_INPUT = {Cause.BAD_INPUT, Cause.STORE}
 
@@ -43,6 +46,11 @@ class Failure(Exception):
 
     def __str__(self) -> str:
         return str(self.args[1])
+
+    @property
+    def of_the_machine(self) -> bool:
+        """Whether another machine may do what this one did not."""
+        return self.cause in _OF_THE_MACHINE
 
     @property
     def exit_code(self) -> int:

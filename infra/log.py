@@ -34,12 +34,12 @@ class LogWriter:
 
 
 class LogReader:
-    """Reads the pieces of a run's log in order, each once."""
+    """Reads the pieces of a run's log in order, each once; only those still to come, if asked."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
+    def __init__(self, store: Store, run_id: str, *, from_now: bool = False) -> None:
         self._store = store
         self._folder = run_key(run_id, "log")
-        self._seen: set[str] = set()
+        self._seen = {entry.key for entry in store.list(self._folder)} if from_now else set()
         self._rest = b""
 
     def new_lines(self, *, last: bool) -> list[str]:

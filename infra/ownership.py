@@ -19,7 +19,7 @@ TAGGED = (Kind.INSTANCE, Kind.VOLUME, Kind.FIREWALL)
 
 
 @dataclass(frozen=True)
-class Claim:
+class Owner:
     """Which run a thing belongs to, and until when it may exist."""
 
     run_id: str
@@ -45,7 +45,7 @@ def tags(run_id: str, until: datetime) -> tuple[str, ...]:
     return (TAG, _RUN + run_id, _UNTIL + until.astimezone(UTC).strftime(_TIME))
 
 
-def claim(thing: Thing) -> Claim | None:
+def owner_of(thing: Thing) -> Owner | None:
     """Whose a tagged thing is; None when it is not ours, or not beyond doubt."""
     runs = [tag.removeprefix(_RUN) for tag in thing.tags if tag.startswith(_RUN)]
     untils = [tag.removeprefix(_UNTIL) for tag in thing.tags if tag.startswith(_UNTIL)]
@@ -53,6 +53,6 @@ def claim(thing: Thing) -> Claim | None:
         return None
     try:
         (until,) = untils
-        return Claim(runs[0], datetime.strptime(until, _TIME).replace(tzinfo=UTC))
+        return Owner(runs[0], datetime.strptime(until, _TIME).replace(tzinfo=UTC))
     except ValueError:
         return None

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.intents import Entry, Intents
-from infra.ownership import TAG, TAGGED, claim, run_of
+from infra.ownership import TAG, TAGGED, owner_of, run_of
 from infra.provider import DELETION_ORDER, Kind, Provider, Thing
 from infra.stores import Store
 
@@ -110,7 +110,7 @@ def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing,
     """Everything of a kind that is ours beyond doubt, its run, and until when it may exist."""
     if kind in TAGGED:
         for thing in provider.list(kind, tag=TAG):
-            if owner := claim(thing):
+            if owner := owner_of(thing):
                 yield thing, owner.run_id, owner.until
         return
     notes: dict[str, list[Entry]] = {}

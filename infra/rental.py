@@ -14,7 +14,7 @@ from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.intents import Entry, Intent, Intents
 from infra.lease import Patience
-from infra.ownership import TAGGED, claim, label, run_of
+from infra.ownership import TAGGED, label, owner_of, run_of
 from infra.provider import (
     DELETION_ORDER,
     BucketKey,
@@ -120,7 +120,7 @@ class Rental:
 
     def _is_of(self, thing: Thing, intent: Intent) -> bool:
         if thing.kind in TAGGED:
-            ours = claim(thing)
+            ours = owner_of(thing)
             return ours is not None and ours.run_id == self.run_id
         return thing.id not in intent.before
 
@@ -166,6 +166,17 @@ class Rental:
     def release(self, name: str) -> None:
         """Delete what bears this label, such as a machine that did not boot; see `tear_down`."""
         self._end(entry for entry in self._intents.entries() if entry.intent.label == name)
+
+    def replace(self, name: str) -> None:
+        """Delete what bears this label, so that another may be created in its stead.
+
+        Raises Failure(LEAKED) where it could not be shown gone: two would be paid for.
+        """
+        self.release(name)
+        end = self.receipt()
+        rest = tuple(line for line in end.leaked if line.label == name)
+        if rest:
+            raise leaked(end.model_copy(update={"lines": rest}), "Nothing else was rented for it.")
 
     def tear_down(self) -> Receipt:
         """Delete everything but what is kept, see it gone, and leave the receipt in the store.

@@ -134,7 +134,7 @@ def rent(rental: Rental, wanted: Wanted, firewall: Thing) -> Rented:
             if failure.cause is not Cause.BOOT_TIMEOUT or boots == _BOOTS:
                 raise
             rental.say(f"{failure} It is deleted, and another one tried.")
-            rental.release(made.label)
+            rental.replace(made.label)
     raise NoCapacity(
         f"No machine could be had within {rental.patience.capacity / 60:.0f} minutes, whichever "
         f"of {len(wanted.offers)} offers was asked for; try later, or name another --plan or "

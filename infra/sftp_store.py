@@ -8,7 +8,10 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+
+from paramiko import SFTPAttributes
 
 from infra.failure import Cause, Failure
 from infra.ssh import CommandFailed, Connection, Lost
@@ -81,7 +84,7 @@ class SFTPStore(Store):
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names directly under the folder `prefix`, of folders that hold an object."""
         within = prefix.strip("/")
-        names = (name for name, size in self._names(within) if size is None)
+        names = (name for name, seen in self._names(within) if seen is None)
         return tuple(sorted(name for name in names if any(self._below(_join(within, name)))))
 
     def delete(self, key: str) -> None:
@@ -93,15 +96,16 @@ class SFTPStore(Store):
                 return
 
     def _below(self, folder: str) -> Iterator[Entry]:
-        for name, size in self._names(folder):
+        for name, seen in self._names(folder):
             key = _join(folder, name)
-            if size is None:
+            if seen is None:
                 yield from self._below(key)
             else:
-                yield Entry(key, size)
+                modified = datetime.fromtimestamp(seen.st_mtime or 0, UTC)
+                yield Entry(key, seen.st_size or 0, modified)
 
-    def _names(self, folder: str) -> Iterator[tuple[str, int | None]]:
-        """Names in a folder with their sizes, None for a folder; nothing for no folder."""
+    def _names(self, folder: str) -> Iterator[tuple[str, SFTPAttributes | None]]:
+        """Names in a folder with what is said of them, None for a folder; nothing for no folder."""
         with explained(self.url, folder), self._connected() as connection:
             try:
                 with connection.sftp() as sftp:
@@ -112,7 +116,7 @@ class SFTPStore(Store):
             if stat.S_ISDIR(one.st_mode or 0):
                 yield one.filename, None
             elif not _UNFINISHED.search(one.filename):
-                yield one.filename, one.st_size or 0
+                yield one.filename, one
 
     def _path(self, key: str) -> str:
         path = os.path.normpath(f"{self._root}/{key}")

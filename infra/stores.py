@@ -14,8 +14,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
@@ -41,10 +41,11 @@ _CONNECT, _RETRY_FOR, _RETRIES = timedelta(seconds=5), timedelta(seconds=20), 6
 
 @dataclass(frozen=True)
 class Entry:
-    """One object in a listing; size in bytes."""
+    """One object in a listing; size in bytes, `modified` by the clock of the store."""
 
     key: str
     size: int
+    modified: datetime = field(compare=False)
 
 
 def s3_options() -> dict[str, Any]:
@@ -232,7 +233,7 @@ class Store:
         """All objects whose key starts with the folder `prefix`, in order of their keys."""
         with explained(self.url, prefix):
             entries = [
-                Entry(meta["path"], meta["size"])
+                Entry(meta["path"], meta["size"], meta["last_modified"])
                 for batch in obstore.list(self._objects(), prefix.rstrip("/") or None)
                 for meta in batch
             ]

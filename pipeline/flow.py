@@ -5,7 +5,7 @@ function from `pipeline/stages/`; nothing that matters is kept by Prefect alone,
 process leaves Prefect's states behind as they were.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from model.dataset import Dataset, Manifest
 from pipeline import artifacts, preparation
 from pipeline.archive import Archive
 from pipeline.dataset import local_dataset
-from pipeline.machines import must_be_available, preparing_place, workplace
+from pipeline.machines import first_that_lasts, must_be_available, preparing_place, workplaces
 from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
@@ -85,8 +85,8 @@ def made_by_store(run: Run) -> Made:
         separation = separate_pairs(run, archives)
         dataset = build_shards(run, separation, archives)
         sources = {archive.sha256: archive.source for archive in archives}
-    with workplace(run, dataset) as place:  # what is rented is gone after this block
-        late = train_in_time(run, dataset, place)
+    with workplaces(run, dataset) as places:  # what is rented is gone after this block
+        late = train_in_time(run, dataset, places)
         with explained_by(late):
             checkpoint = fetch_best(run, run.store)  # verified before anything is deleted
     must_be_in_time(late, run)
@@ -98,7 +98,7 @@ def made_by_volume(run: Run) -> Made:
     """By way of a disk that moves from the machine that prepares to the one that trains."""
     with volume_route(run) as route:  # both machines are gone after this block
         dataset, sources = prepare_on_volume(run, route)
-        late = train_in_time(run, dataset, move_to_trainer(run, route, dataset))
+        late = train_in_time(run, dataset, [move_to_trainer(run, route, dataset)])
         with explained_by(late):
             store = bring_back(run, route)
             checkpoint = fetch_best(run, store)
@@ -107,10 +107,10 @@ def made_by_volume(run: Run) -> Made:
     return Made(sources, checkpoint, folder)
 
 
-def train_in_time(run: Run, dataset: Manifest, place: Workplace) -> Failure | None:
+def train_in_time(run: Run, dataset: Manifest, places: Iterable[Workplace]) -> Failure | None:
     """Train; where the deadline ended it, what was learned until then has to come home first."""
     try:
-        train_net(run, dataset, place)
+        first_that_lasts(places, lambda place: train_net(run, dataset, place))
     except Failure as failure:
         if failure.cause is not Cause.DEADLINE:
             raise

@@ -6,10 +6,11 @@ A rented one is torn down on the way out, whatever happened inside, and proven g
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import assert_never
+from typing import TypeVar, assert_never
 
+from infra.failure import Failure
 from infra.machines import LocalMachine, Machine
 from infra.provider import Endpoint
 from infra.remote import RemoteMachine
@@ -23,31 +24,49 @@ from pipeline.plan import make_plan
 from pipeline.run import Run
 from pipeline.tenancy import KEY, Workplace, secrets_for, tenancy
 
+T = TypeVar("T")
 # What the agent and the trainer import on a host that we did not set up.
 _PACKAGES = ("torch", "torchvision", "albumentations", "obstore", "pydantic", "wandb", "filelock")
 
 
 @contextmanager
-def workplace(run: Run, dataset: Manifest) -> Iterator[Workplace]:
-    """Where a run trains; what was rented for it is gone when the block is left."""
+def workplaces(run: Run, dataset: Manifest) -> Iterator[Iterable[Workplace]]:
+    """Where a run trains: a place, and others to go on where it is lost.
+
+    What was rented is gone when the block is left.
+    """
     seconds = run.parameters.limits.train_hours * 3600
     match run.parameters.machine:
         case "local":
-            yield Workplace(LocalMachine(run.job_folder), run.store, seconds)
+            yield [Workplace(LocalMachine(run.job_folder), run.store, seconds)]
         case "ssh":
-            yield Workplace(_own_host(run), run.store, seconds)
+            yield [Workplace(_own_host(run), run.store, seconds)]
         case "linode":
             with tenancy(run) as tenant:
-                with run.stage("rent") as stage:
-                    rented = tenant.rent_trainer(dataset, stage)
-                place = tenant.trains_on(rented, tenant.machine(rented), run.store)
-                tenant.rental.reached("training", place.machine.where)
-                yield place
+                yield tenant.trainers(dataset)
                 tenant.rental.reached("verified", "the checkpoint is home")
-                if tenant.plan.terms.keep:
-                    tenant.keep(rented)
+                if tenant.plan.terms.keep and tenant.trainer:
+                    tenant.keep(tenant.trainer)
         case other:
             assert_never(other)
+
+
+def first_that_lasts(places: Iterable[Workplace], work: Callable[[Workplace], T]) -> T:
+    """What comes of `work` at the first place that is not lost meanwhile.
+
+    Each goes on from what the one before left in the store. Raises what a place is not to blame
+    for, and, where there is no other, the Failure of the last.
+    """
+    lost: Failure | None = None
+    for place in places:
+        try:
+            return work(place)
+        except Failure as failure:
+            if not failure.of_the_machine:
+                raise
+            lost = failure
+    assert lost
+    raise lost
 
 
 @contextmanager

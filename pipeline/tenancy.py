@@ -31,6 +31,7 @@ from pipeline.run import Run, Stage
 
 KEY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _SERVER = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE")  # not secret
+_MACHINES = 3  # that are rented one after the other for a training that loses them
 _ROOM = 10**9  # bytes on a machine's disk beside the data: checkpoints, log
 
 
@@ -69,14 +70,33 @@ class Tenancy:
         self.run = run
         self.plan = plan
         self.patience = Patience().in_time_of(plan.clock)
+        self.trainer: Rented | None = None  # the latest
         self.rental = Rental(
             plan.provider, run.store, run.run_id, clock=plan.clock, patience=self.patience
         )
 
-    def rent_trainer(self, dataset: Manifest, stage: Stage, *, region: str | None = None) -> Rented:
-        """A machine with a GPU and room for the dataset; in this region, where one is given."""
+    def trainers(self, dataset: Manifest) -> Iterator[Workplace]:
+        """Machines with a GPU, one after the other: the next when the one before is proven gone."""
+        offers = self.plan.offers
+        for _ in range(_MACHINES):
+            with self.run.stage("rent") as stage:
+                self.rental.say = stage.say
+                if self.trainer:
+                    stage.say(f"{self.trainer.instance.label} is lost; another is rented for it")
+                    self.rental.replace(self.trainer.instance.label)
+                    lost = self.trainer.offer  # asked last: what took one may take the next
+                    offers = (*(offer for offer in offers if offer != lost), lost)
+                self.trainer = self.rent_trainer(dataset, stage, offers=offers)
+            place = self.trains_on(self.trainer, self.machine(self.trainer), self.run.store)
+            self.rental.reached("training", place.machine.where)
+            yield place
+
+    def rent_trainer(
+        self, dataset: Manifest, stage: Stage, *, offers: tuple[Offer, ...] | None = None
+    ) -> Rented:
+        """A machine with a GPU and room for the dataset; of the plan's offers, unless given."""
         wanted = Wanted(
-            offers=_in(region, self.plan.offers),
+            offers=offers or self.plan.offers,
             budget=self.plan.terms.budget,
             hours=self.plan.hours,
             script="gpu_trainer",
@@ -88,7 +108,7 @@ class Tenancy:
     def rent_preparer(self, stage: Stage, *, hours: float, region: str | None = None) -> Rented:
         """A machine without a GPU, on which the dataset is built."""
         wanted = Wanted(
-            offers=_in(region, self.plan.preparers),
+            offers=in_region(region, self.plan.preparers),
             budget=self.plan.terms.budget,
             hours=hours,
             script="cpu_preparer",
@@ -174,7 +194,8 @@ class Tenancy:
         )
 
 
-def _in(region: str | None, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+def in_region(region: str | None, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """Those of a region, or all of them."""
     return tuple(offer for offer in offers if region in (None, offer.region))
 
 

@@ -22,7 +22,7 @@ from infra.stores import Store
 from model.dataset import Manifest
 from pipeline.plan import VOLUME_STAYS
 from pipeline.run import Run, Stage
-from pipeline.tenancy import Tenancy, Workplace, tenancy
+from pipeline.tenancy import Tenancy, Workplace, in_region, tenancy
 
 _WAY_BACK = 900.0  # seconds: off, out, in, on, and all of it over SSH
 _LEAST, _SLOWEST = 120.0, 250_000  # seconds, and bytes a second, of an upload
@@ -84,7 +84,9 @@ class VolumeRoute:
 
     def trainer(self, dataset: Manifest, stage: Stage) -> Workplace:
         """A machine with a GPU, and the Volume moved into it."""
-        rented = self._trainer = self._tenant.rent_trainer(dataset, stage, region=self._region)
+        rented = self._trainer = self._tenant.rent_trainer(
+            dataset, stage, offers=in_region(self._region, self._tenant.plan.offers)
+        )
         self._mover.shut_down(rented)
         self._mover.take_out_of(self._preparer)
         self._mover.put_into(rented)

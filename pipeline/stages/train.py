@@ -90,13 +90,15 @@ def train(
 
     However this ends, nothing of the job is left running on the machine.
     """
-    store.delete(run_key(job.run_id, "result.json"))  # an earlier attempt's
+    for name in ("result.json", "heartbeat.json"):  # an earlier attempt's
+        store.delete(run_key(job.run_id, name))
     store.write(run_key(job.run_id, "spec.json"), job)
+    log = LogReader(store, job.run_id, from_now=True)  # an earlier attempt's was said
     hurry = False
     try:
         machine.start(store, job.run_id)
         try:
-            follower = _Follower(job, store, machine, clock, patience, report, say)
+            follower = _Follower(job, store, machine, clock, patience, report, say, log)
             result = follower.follow()
         except BaseException as error:
             # One that was silent for so long will not say anything now, and the hours go on.
@@ -126,6 +128,7 @@ class _Follower:
         patience: Patience,
         report: Progress,
         say: Callable[[str], None],
+        log: LogReader,
     ) -> None:
         self._run_id = job.run_id
         # The agent ends the job in time; this is for one that does not.
@@ -137,7 +140,7 @@ class _Follower:
         self._report = report
         self._say = say
         self._pause = _POLL_AFAR if store.local_path("") is None else _POLL
-        self._log = LogReader(store, job.run_id)
+        self._log = log
         self._beat: Heartbeat | None = None
         self._heard = clock.monotonic()  # when the beat last changed, by this computer's clock
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from infra.ownership import TAG, claim, label, run_of, tags
+from infra.ownership import TAG, label, owner_of, run_of, tags
 from infra.provider import Kind, Thing
 
 _RUN = "261121-4k2ra"
@@ -18,7 +18,7 @@ def _thing(name: str, own: tuple[str, ...], kind: Kind = Kind.INSTANCE) -> Thing
 
 
 def test_what_we_made_is_known_by_label_and_tags() -> None:
-    found = claim(_thing(label(_RUN, "t", 12), (*_OURS, "somebody's own tag")))
+    found = owner_of(_thing(label(_RUN, "t", 12), (*_OURS, "somebody's own tag")))
     assert found
     assert (found.run_id, found.until) == (_RUN, _UNTIL)
     assert run_of(label(_RUN, "k")) == _RUN
@@ -52,11 +52,11 @@ def test_the_deadline_is_written_in_utc() -> None:
     ],
 )
 def test_what_only_looks_like_ours_is_not(name: str, own: tuple[str, ...]) -> None:
-    assert claim(_thing(name, own)) is None
+    assert owner_of(_thing(name, own)) is None
 
 
 def test_what_carries_no_tags_is_never_claimed_by_them() -> None:
-    assert claim(_thing(label(_RUN, "k"), _OURS, Kind.KEY)) is None
+    assert owner_of(_thing(label(_RUN, "k"), _OURS, Kind.KEY)) is None
 
 
 def test_no_foreign_thing_among_thousands_is_claimed() -> None:
@@ -67,4 +67,4 @@ def test_no_foreign_thing_among_thousands_is_claimed() -> None:
         own = {":".join(rng.choices(parts, k=rng.randint(1, 3))) for _ in range(4)}
         if own >= set(_OURS) and run_of(name):
             continue
-        assert claim(_thing(name, tuple(own))) is None, (name, own)
+        assert owner_of(_thing(name, tuple(own))) is None, (name, own)

@@ -56,8 +56,8 @@ def test_what_is_put_is_what_a_store_on_the_machine_finds(
     assert there.get("runs/r/a") == b"12"
     assert list(there.list("runs")) == list(store.list("runs"))
     assert list(store.list("runs/r")) == [
-        Entry("runs/r/a", 2),
-        Entry("runs/r/checkpoints/1/blob", 4),
+        Entry("runs/r/a", 2, now()),
+        Entry("runs/r/checkpoints/1/blob", 4, now()),
     ]
     store.put("runs/r/a", b"new")
     assert store.get("runs/r/a") == b"new"

@@ -22,10 +22,11 @@ from infra.simulator.machine import MachineFault
 from infra.simulator.things import Instance, Machine
 from infra.stores import Store
 from model.dataset import Manifest, Shard
-from pipeline.machines import workplace
+from pipeline.machines import first_that_lasts, workplaces
 from pipeline.parameters import Parameters
 from pipeline.run import Run
 from pipeline.stages.train import train
+from pipeline.tenancy import Workplace
 
 VOC_TRAIN = str(Path(sys.executable).with_name("voc-train"))
 SPEED = 60.0  # seconds of the clock in a real one
@@ -150,17 +151,20 @@ class Renter:
             deadline_seconds=600,
         )  # fmt: skip
         try:
-            with self.run.recorded(), workplace(self.run, _dataset(gigabytes)) as place:
-                return train(
-                    job,
-                    self.run.store,
-                    place.machine,
-                    clock=place.clock,
-                    patience=place.patience,
-                    say=partial(self.listener.said, "train"),
-                )
+            with self.run.recorded(), workplaces(self.run, _dataset(gigabytes)) as places:
+                return first_that_lasts(places, partial(self._train, job))
         finally:
             assert not self.listener.failed
+
+    def _train(self, job: JobSpec, place: Workplace) -> Result:
+        return train(
+            job,
+            self.run.store,
+            place.machine,
+            clock=place.clock,
+            patience=place.patience,
+            say=partial(self.listener.said, "train"),
+        )
 
 
 def fails(renter: Renter, cause: Cause, code: str = "pass", *, gigabytes: float = 0) -> str:

@@ -1,0 +1,104 @@
+"""Who drives a run: one of those that ask, and the next one when it is gone."""
+
+import contextlib
+import threading
+from datetime import datetime, timedelta
+
+import pytest
+
+from agents import until
+from infra.claims import Claim, Hold
+from infra.failure import Cause, Failure
+from infra.protocol import now
+from infra.stores import Store
+
+LONG = 3600.0  # seconds: no claim is renewed by itself
+
+
+def hold(store: Store, *, silent: float = 60) -> Hold:
+    return Hold(store, "r", every=LONG, silent=timedelta(seconds=silent))
+
+
+def claims(store: Store) -> list[Claim]:
+    found = [store.read(entry.key, Claim) for entry in store.list("runs/r/claims")]
+    return [claim for claim in found if claim]
+
+
+def test_one_holds_and_the_next_one_hears_who(store: Store) -> None:
+    with hold(store) as first:
+        first.must_hold()
+        with pytest.raises(Failure, match=r"Run r is driven by .*, process \d+, since") as caught:
+            hold(store).__enter__()
+        assert caught.value.cause is Cause.CLAIMED
+        first.must_hold()
+        assert [claim.rank for claim in claims(store)] == [1]
+    assert claims(store) == []
+    with hold(store) as second:
+        second.must_hold()
+
+
+def test_whoever_has_been_silent_is_replaced_and_hears_it(store: Store) -> None:
+    with hold(store) as first:
+        with hold(store, silent=0) as second:
+            second.must_hold()
+            with pytest.raises(Failure) as caught:
+                first.must_hold()
+            assert caught.value.cause is Cause.CLAIMED
+            assert [claim.rank for claim in sorted(claims(store), key=lambda c: c.rank)] == [1, 2]
+        first.must_hold()  # its successor has gone, and nobody else has come
+
+
+def test_who_only_asks_keeps_nobody_away(store: Store) -> None:
+    asking = Claim(owner="a", where="there", time=now())
+    store.write("runs/r/claims/a.json", asking)
+    with hold(store) as one:
+        one.must_hold()
+
+
+def test_of_many_that_ask_at_once_one_goes_on(store: Store) -> None:
+    holds = [hold(store) for _ in range(8)]
+    entered: list[Hold] = []
+    together = threading.Barrier(len(holds))
+
+    def ask(one: Hold) -> None:
+        together.wait()
+        with contextlib.suppress(Failure):
+            entered.append(one.__enter__())
+
+    threads = [threading.Thread(target=ask, args=(one,)) for one in holds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    holders = [one for one in entered if holds_still(one)]
+    for one in entered:
+        one.__exit__()
+    assert len(holders) == 1
+    assert claims(store) == []
+
+
+def holds_still(one: Hold) -> bool:
+    try:
+        one.must_hold()
+    except Failure as failure:
+        return failure.cause is not Cause.CLAIMED
+    return True
+
+
+def test_a_claim_is_written_again_and_again(store: Store) -> None:
+    def written() -> datetime:
+        (entry,) = store.list("runs/r/claims")
+        return entry.modified
+
+    with Hold(store, "r", every=0.01, silent=timedelta(seconds=60)):
+        first = written()
+        until(lambda: written() > first)
+
+
+def test_equals_agree_whatever_their_clocks_say(store: Store) -> None:
+    with hold(store) as one:
+        earlier = Claim(owner="zzz", where="there", time=now() - timedelta(days=1), rank=1)
+        store.write("runs/r/claims/zzz.json", earlier)
+        assert not holds_still(one)
+        store.write("runs/r/claims/zzz.json", earlier.model_copy(update={"time": now()}))
+        assert holds_still(one)

@@ -1,0 +1,65 @@
+"""A machine that is lost is replaced, and the next one goes on from what it left in the store."""
+
+import pytest
+
+from infra.failure import Cause, Failure
+from infra.simulator.faults import Effect
+from rentals import WORKING, Account, Impatient, Renter, fails
+
+# Counts to 3 with a checkpoint at 2, whose digest is what a real one's is: that of its blob.
+COUNTING = """
+import hashlib, json, pathlib, time
+step = pathlib.Path("out/checkpoints/00000002")
+if (step / "manifest.json").exists():
+    print("goes on from", (step / "blob").read_text(), flush=True)
+else:
+    step.mkdir(parents=True)
+    (step / "blob").write_text("2")
+    (step / "manifest.json").write_text(json.dumps({"sha256": hashlib.sha256(b"2").hexdigest()}))
+    print("at two", flush=True)
+    time.sleep(600)
+print("done", flush=True)
+"""
+
+
+def test_the_next_machine_goes_on_where_the_lost_one_was(renter: Renter, account: Account) -> None:
+    def vanish() -> None:
+        account.faults.add(Effect.VANISH, label=renter.label, times=1)
+
+    renter.listener.when("at two", vanish)
+    assert renter.rent(COUNTING).cause is None
+    lines = renter.listener.lines
+    assert lines.count("at two") == 1
+    assert lines.index("goes on from 2") < lines.index("done")
+    bills = account.bill()
+    assert [bill.label[-2:] for bill in bills] == ["t1", "t2"]
+    assert renter.receipt.dollars == pytest.approx(sum(bill.dollars for bill in bills))
+    first, second = [line.region for line in renter.receipt.lines if line.kind == "instance"]
+    assert first != second
+
+
+def test_not_for_ever(renter: Renter, account: Account) -> None:
+    def vanish() -> None:
+        account.faults.add(Effect.VANISH, label="voc-train-*", times=1)
+        renter.listener.when("at work", vanish)
+
+    renter.listener.when("at work", vanish)
+    fails(renter, Cause.AGENT_LOST, WORKING)
+    assert [bill.label[-2:] for bill in account.bill()] == ["t1", "t2", "t3"]
+
+
+def test_no_other_is_rented_while_the_lost_one_may_be_there(
+    renter: Renter, account: Account, impatient: Impatient, leaks: set[str]
+) -> None:
+    impatient(stall=6, deletion=20)
+
+    def freeze() -> None:
+        account.faults.add(Effect.DELETE_FAILS, label=renter.label)
+        account.machine(renter.label).freeze()
+
+    renter.listener.when("at two", freeze)
+    with pytest.raises(Failure) as caught:
+        renter.rent(COUNTING)
+    assert caught.value.cause is Cause.LEAKED
+    leaks.add(renter.label)
+    assert [bill.label for bill in account.bill()] == [renter.label]
