@@ -43,9 +43,10 @@ class Lease:
     hours: int
     dollars: float  # the worst case for this machine
 
-    def seconds_to_train(self, now: datetime) -> float:
-        """What is left for the job when it starts now, seconds; negative when nothing is."""
-        return (self.until - TEAR_DOWN - now).total_seconds()
+
+def seconds_to_work(until: datetime, now: datetime) -> float:
+    """What is left for a job at a machine that must be gone `until`; negative when nothing is."""
+    return (until - TEAR_DOWN - now).total_seconds()
 
 
 def billed_hours(created: datetime, gone: datetime) -> int:

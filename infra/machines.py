@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from infra.agent import GRACE, LAST_UPLOAD, UNSENT
 from infra.failure import Cause, Failure
-from infra.launch import GROUP
+from infra.launch import AGENT, GROUP
 from infra.processes import end_group, noted_group
 from infra.protocol import Result
 from infra.stores import Store
@@ -113,9 +113,7 @@ class LocalMachine:
         Whoever interrupts the wait has all of it killed at once; the interrupt goes on when
         nothing runs any more.
         """
-        if self._agent is None:
-            return
-        ending = _Ending(self._agent, self._job / GROUP)
+        ending = _Ending(self._agent, self._job)
         if hurry:
             ending.hasten()
         uninterrupted(ending.run, meanwhile=ending.hasten)
@@ -141,10 +139,11 @@ class LocalMachine:
 class _Ending:
     """Ends the agent, which ends its job; then the job, if the agent could not."""
 
-    def __init__(self, agent: "subprocess.Popen[bytes]", note: Path) -> None:
+    def __init__(self, agent: "subprocess.Popen[bytes] | None", job: Path) -> None:
+        """`agent` is our child; without one, an earlier controller's is looked for."""
         self._hurry = False
         self._agent = agent
-        self._note = note
+        self._job = job
 
     def hasten(self) -> None:
         """Wait for nothing any more: kill at once."""
@@ -152,23 +151,26 @@ class _Ending:
 
     def run(self) -> None:
         """Returns when nothing runs any more."""
-        self._end_agent()
-        self._end_job()
+        if self._agent:
+            self._end_child(self._agent)
+        else:
+            self._end_noted(self._job / AGENT, GRACE + LAST_UPLOAD)
+        self._end_noted(self._job / GROUP, GRACE)
 
-    def _end_agent(self) -> None:
-        self._agent.terminate()
-        if not self._comes_true(lambda: self._agent.poll() is not None, GRACE + LAST_UPLOAD):
-            end_group(self._agent)
+    def _end_child(self, agent: "subprocess.Popen[bytes]") -> None:
+        agent.terminate()
+        if not self._comes_true(lambda: agent.poll() is not None, GRACE + LAST_UPLOAD):
+            end_group(agent)
 
-    def _end_job(self) -> None:
-        group = noted_group(self._note)
+    def _end_noted(self, note: Path, patience: float) -> None:
+        group = noted_group(note)
         if group is None:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(group, signal.SIGTERM)
-            if not self._comes_true(lambda: noted_group(self._note) is None, GRACE):
+            if not self._comes_true(lambda: noted_group(note) is None, patience):
                 os.killpg(group, signal.SIGKILL)
-        while noted_group(self._note):
+        while noted_group(note):
             time.sleep(_LOOK)
 
     def _comes_true(self, true: Callable[[], bool], patience: float) -> bool:

@@ -40,6 +40,32 @@ def noted_group(note: Path) -> int | None:
     return leader if _birth(leader) == birth else None
 
 
+def identity() -> str:
+    """Which process this is, as its own computer can tell it from all others; "" where it cannot.
+
+    See `has_ended`.
+    """
+    return f"{here} {os.getpid()} {_birth(os.getpid())}" if (here := _here()) else ""
+
+
+def has_ended(identity: str) -> bool:
+    """Whether that was a process of this very computer, and runs no more; False if not known."""
+    here, _, process = identity.partition(" ")
+    if not here or here != _here():
+        return False
+    number, _, birth = process.partition(" ")
+    return number.isdecimal() and _birth(int(number)) != birth
+
+
+def _here() -> str:
+    """This start of this computer, and the namespace that its processes are numbered in."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        return ""
+
+
 def _birth(pid: int) -> str | None:
     """When a running process began, which tells it from a later one of the same number."""
     if sys.platform == "linux":

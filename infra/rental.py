@@ -49,12 +49,15 @@ class Rental:
         clock: Clock,
         patience: Patience = Patience(),  # noqa: B008  # frozen
         say: Callable[[str], None] = print,
+        must_hold: Callable[[], None] = lambda: None,
     ) -> None:
+        """`must_hold` raises Failure(CLAIMED) where somebody else drives the run by now."""
         self.run_id = run_id
         self.provider = provider
         self.clock = clock
         self.patience = patience
         self.say = say
+        self._must_hold = must_hold
         self._store = store
         self._intents = Intents.load(store, run_id)  # what an earlier controller had noted
         self._kept: set[str] = set()  # labels
@@ -64,14 +67,16 @@ class Rental:
         """Create one thing, exactly once.
 
         Raises NoCapacity or Refused where the provider said no, and then nothing was made; Unclear
-        where it stays unknown, and then the intent stays open for whoever clears up.
+        where it stays unknown, and then the intent stays open for whoever clears up;
+        Failure(CLAIMED) where somebody else drives the run by now, and nothing was made, either.
         """
+        self._must_hold()
         intent = self._intent(order, price, until)
         self._intents.intend(intent)
         unclear: Unclear | None = None
         for _ in range(_TRIES):
             try:
-                made = self.provider.create(order)
+                made = self._made_while_held(order)
             except (NoCapacity, Refused) as refusal:
                 if unclear is None:  # else an earlier one may still show: whoever clears up looks
                     self._note_end(intent, f"not created: {refusal}")
@@ -89,6 +94,18 @@ class Rental:
             return made
         assert unclear
         raise unclear
+
+    def _made_while_held(self, order: Order) -> Thing | BucketKey:
+        """Create it; but whoever was replaced while that was under way takes it back at once."""
+        made = self.provider.create(order)
+        try:
+            self._must_hold()
+        except Failure as failure:
+            if failure.cause is Cause.CLAIMED:
+                thing = made.thing if isinstance(made, BucketKey) else made
+                self.provider.delete(thing.kind, thing.id)
+                raise
+        return made
 
     def _intent(self, order: Order, price: float, until: datetime) -> Intent:
         tagged = order.kind in TAGGED
@@ -167,14 +184,20 @@ class Rental:
         """Delete what bears this label, such as a machine that did not boot; see `tear_down`."""
         self._end(entry for entry in self._intents.entries() if entry.intent.label == name)
 
-    def replace(self, name: str) -> None:
-        """Delete what bears this label, so that another may be created in its stead.
+    def there(self, *kinds: Kind) -> list[Intent]:
+        """What may exist still of these kinds, whoever created it, in the order of deletion."""
+        entries = [e for e in self._intents.entries() if e.open and e.intent.kind in kinds]
+        return [entry.intent for entry in _in_order(entries)]
 
-        Raises Failure(LEAKED) where it could not be shown gone: two would be paid for.
+    def replace(self, *names: str) -> None:
+        """Delete what bears these labels, so that others may be created in their stead.
+
+        Raises Failure(LEAKED) where one could not be shown gone: both would be paid for.
         """
-        self.release(name)
+        for name in names:
+            self.release(name)
         end = self.receipt()
-        rest = tuple(line for line in end.leaked if line.label == name)
+        rest = tuple(line for line in end.leaked if line.label in names)
         if rest:
             raise leaked(end.model_copy(update={"lines": rest}), "Nothing else was rented for it.")
 
@@ -182,13 +205,14 @@ class Rental:
         """Delete everything but what is kept, see it gone, and leave the receipt in the store.
 
         Cannot be interrupted. Raises Failure(LEAKED) for what could not be shown gone; the
-        receipt is in the store all the same.
+        receipt is in the store all the same. Raises Failure(CLAIMED), with nothing deleted, where
+        somebody else drives the run by now.
         """
         return uninterrupted(self._tear_down)
 
     def _tear_down(self) -> Receipt:
         open_ = [e for e in self._intents.entries() if e.open and e.intent.label not in self._kept]
-        why = self._end(sorted(open_, key=lambda e: DELETION_ORDER.index(e.intent.kind)))
+        why = self._end(_in_order(open_))
         end = self.receipt()
         if not end.leaked and self._phases:
             self.reached("gone" if not self._kept else "kept", f"${end.dollars:.2f}")
@@ -205,7 +229,16 @@ class Rental:
         return end
 
     def _end(self, entries: Iterable[Entry]) -> str:
-        """Delete these in order; returns what stood in the way, if anything did."""
+        """Delete these in order; returns what stood in the way, if anything did.
+
+        Raises Failure(CLAIMED) where they are somebody else's to delete by now. Where the store
+        cannot say so, they are deleted: what costs money comes first.
+        """
+        try:
+            self._must_hold()
+        except Failure as failure:
+            if failure.cause is Cause.CLAIMED:
+                raise
         why = ""
         for entry in entries:
             if entry.open:
@@ -272,6 +305,10 @@ class Rental:
         if any(thing.id == number for thing in listed):
             return False
         return self.provider.get(intent.kind, number) is None
+
+
+def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: DELETION_ORDER.index(entry.intent.kind))
 
 
 def leaked(end: Receipt, why: str) -> Failure:

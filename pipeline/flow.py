@@ -26,7 +26,7 @@ from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
 from pipeline.report import render_report
-from pipeline.run import Outcome, Run
+from pipeline.run import Outcome, Run, recorded_run
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, must_pass_gate
 from pipeline.stages.prepare import archives_in_store, prepare_there
 from pipeline.stages.separate import Separation
@@ -49,12 +49,16 @@ class Made:
 
 
 @flow(name="voc-train", flow_run_name="{parameters.recipe}", validate_parameters=True)
-def voc_train(parameters: Parameters) -> Outcome:
-    """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home."""
-    run = Run(parameters, [artifacts.PrefectListener(), *listening.get()])
+def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
+    """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home.
+
+    With `resume`, the id of an earlier run with these parameters, it goes on where that one is.
+    """
+    earlier = recorded_run(Store.open(parameters.store), resume) if resume else None
+    run = Run(parameters, [artifacts.PrefectListener(), *listening.get()], earlier=earlier)
     with run.recorded():
         preparation.must_be_trainable(parameters)
-        must_be_available(parameters, run.store)  # rather now than after an hour of preparation
+        must_be_available(run)  # rather now than after an hour of preparation
         made = made_by_volume(run) if parameters.by_volume else made_by_store(run)
         evaluation = score_again(run, made)
         report = write_report(run, made, evaluation)
@@ -78,13 +82,16 @@ def voc_train(parameters: Parameters) -> Outcome:
 
 def made_by_store(run: Run) -> Made:
     """By way of the store: the machine that trains sees it, or is this computer."""
-    if run.parameters.prepared_elsewhere:
+    if earlier := preparation.prepared_earlier(run):
+        dataset, sources = earlier
+    elif run.parameters.prepared_elsewhere:
         dataset, sources = prepare_elsewhere(run)
     else:
         archives = extract_archives(run)
         separation = separate_pairs(run, archives)
         dataset = build_shards(run, separation, archives)
         sources = {archive.sha256: archive.source for archive in archives}
+    run.prepared(dataset.key, sources)
     with workplaces(run, dataset) as places:  # what is rented is gone after this block
         late = train_in_time(run, dataset, places)
         with explained_by(late):
@@ -154,7 +161,7 @@ def separate_pairs(run: Run, archives: list[Archive]) -> Separation:
 def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> Manifest:
     """Turn the pairs into shards of photos and class indices in the store."""
     with run.stage("build-dataset") as stage:
-        dataset = preparation.build_shards(
+        return preparation.build_shards(
             separation,
             archives,
             run.parameters,
@@ -163,8 +170,6 @@ def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> M
             stage,
             needed=preparation.TO_TRAIN,
         )
-        run.dataset = dataset.key
-    return dataset
 
 
 @task(name="prepare", cache_policy=NO_CACHE)
@@ -193,7 +198,6 @@ def _prepare(
         dataset, prepared = prepare_there(
             run.run_id, run.parameters, place, archives, report=stage.report, say=stage.say
         )
-        run.dataset = dataset.key
         stage.summary = f"{sum(dataset.counts.values()):,} samples on {place.machine.where}"
     return dataset, prepared.sources
 
@@ -234,6 +238,7 @@ def train_net(run: Run, dataset: Manifest, place: Workplace) -> None:
             job,
             place.store,
             place.machine,
+            begun=place.begun,
             clock=place.clock,
             patience=place.patience,
             report=stage.report,

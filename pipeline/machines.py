@@ -15,7 +15,6 @@ from infra.machines import LocalMachine, Machine
 from infra.provider import Endpoint
 from infra.remote import RemoteMachine
 from infra.ssh import CommandFailed, Connection
-from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
 from pipeline.download.local import must_be_here
@@ -78,8 +77,9 @@ def preparing_place(run: Run) -> Iterator[Workplace]:
         yield tenant.prepares_on(rented, tenant.preparer(rented), run.store)
 
 
-def must_be_available(parameters: Parameters, store: Store) -> None:
+def must_be_available(run: Run) -> None:
     """Refuse what cannot work, before an hour of preparation and before anything is created."""
+    parameters, store = run.parameters, run.store
     match parameters.machine:
         case "local":
             if parameters.device not in ("auto", "cpu"):  # the import takes seconds
@@ -95,7 +95,8 @@ def must_be_available(parameters: Parameters, store: Store) -> None:
                 )
             _must_have_packages(endpoint, parameters.ssh_python)
         case "linode":
-            must_be_here(parameters.archives)  # sooner than a machine is
+            if not (run.earlier and run.earlier.dataset):
+                must_be_here(parameters.archives)  # sooner than a machine is
             make_plan(parameters.rental, parameters.limits.train_hours, store)
         case other:
             assert_never(other)
@@ -121,6 +122,7 @@ def _own_host(run: Run) -> Machine:
         store_url=None,
         secrets=secrets_for(run, {name: os.environ[name] for name in KEY}),
         where=endpoint.host,
+        run_id=run.run_id if run.earlier else None,
     )
 
 

@@ -11,10 +11,11 @@ from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
 from pipeline.archive import Archive
+from pipeline.dataset import dataset_prefix, is_whole
 from pipeline.download.spool import Room
 from pipeline.parameters import Parameters
 from pipeline.progress import Listener
-from pipeline.run import Stage, staged
+from pipeline.run import Run, Stage, staged
 from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
 from pipeline.stages.separate import Separation, separate
@@ -45,6 +46,20 @@ def weights_url(parameters: Parameters) -> str | None:
     """Where the pretrained weights are, if the recipe begins with any and it is not as usual."""
     wanted = parameters.resolved_recipe().pretrained
     return (os.environ.get(WEIGHTS_MIRROR) or None) if wanted else None
+
+
+def prepared_earlier(run: Run) -> tuple[Manifest, dict[str, str]] | None:
+    """The dataset of the run that this one goes on with, and its archives' sources.
+
+    None where that had none yet, or the store has it no more.
+    """
+    if run.earlier is None or run.earlier.dataset is None:
+        return None
+    key = f"{dataset_prefix(run.earlier.dataset)}/manifest.json"
+    dataset = run.store.read(key, Manifest)
+    if dataset is None or not is_whole(dataset, run.store):
+        return None
+    return dataset, run.earlier.sources
 
 
 def prepare_dataset(

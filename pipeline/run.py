@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.claims import Hold
 from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from infra.stores import Store
@@ -44,7 +45,8 @@ class RunRecord(BaseModel):
     ended: datetime | None = None
     parameters: dict[str, Any]  # as they were: a record outlives the code that wrote it
     stages: tuple[StageRecord, ...] = ()
-    dataset: str | None = None
+    dataset: str | None = None  # once it is in the store
+    sources: dict[str, str] = {}  # of it, archives: sha256 to where they came from
     cause: Cause | None = None
     message: str = ""
     outcome: "Outcome | None" = None
@@ -113,24 +115,45 @@ def staged(name: str, listeners: Sequence[Listener]) -> Iterator[Stage]:
 
 
 class Run:
-    """One execution, with an id and a prefix in the store."""
+    """One execution, with an id and a prefix in the store; or one that goes on with an earlier."""
 
-    def __init__(self, parameters: Parameters, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        parameters: Parameters,
+        listeners: Sequence[Listener],
+        *,
+        earlier: RunRecord | None = None,
+    ) -> None:
+        self.earlier = earlier
         self.parameters = parameters
         self.listeners = listeners
         self.store = Store.open(parameters.store)
-        self.run_id = new_run_id()
+        self.run_id = earlier.run_id if earlier else new_run_id()
         self.stages: list[StageRecord] = []
         self.spool = home() / "spool"
         self.job_folder = home() / "jobs" / self.run_id
         self.folder = home() / "checkpoints" / self.run_id
-        self.dataset: str | None = None
         self.outcome: Outcome | None = None
-        self._started = now()
+        self._dataset = earlier.dataset if earlier else None
+        self._sources = earlier.sources if earlier else {}
+        self._started = earlier.started if earlier else now()
+        self._hold: Hold | None = None
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Keep `run.json` true about how this run stands, however it ends."""
+        """Drive the run, and keep `run.json` true about how it stands, however it ends.
+
+        Raises Failure(CLAIMED) where another controller drives it; the record is that one's then.
+        """
+        with Hold(self.store, self.run_id, say=self._say) as self._hold:
+            yield from self._recorded()
+
+    def must_hold(self) -> None:
+        """Raise Failure(CLAIMED) where another controller drives the run by now."""
+        if self._hold:
+            self._hold.must_hold()
+
+    def _recorded(self) -> Iterator[None]:
         self._record("running")
         tell(self.listeners, lambda listener: listener.began(self.run_id))
         try:
@@ -138,12 +161,14 @@ class Run:
         except BaseException as error:
             cause, message = explained(error)
             try:
-                self._record("failed", cause, message)
+                if cause is not Cause.CLAIMED:
+                    self._record("failed", cause, message)
             except Failure:  # the first failure is the one to hear of
                 logging.getLogger(__name__).warning("the store cannot be written any more")
             failure = f"{cause}: {message}"
             tell(self.listeners, lambda listener: listener.ended(self.run_id, failure))
             raise
+        self.must_hold()
         self._record("done")
         tell(self.listeners, lambda listener: listener.ended(self.run_id, None))
 
@@ -157,6 +182,14 @@ class Run:
                 name=name, seconds=stage.seconds, reused=stage.reused, summary=stage.summary
             )
         )
+
+    def _say(self, line: str) -> None:
+        tell(self.listeners, lambda listener: listener.said("run", line))
+
+    def prepared(self, dataset: str, sources: dict[str, str]) -> None:
+        """Note the dataset's key and the archives in it, for whoever goes on with this run."""
+        self._dataset, self._sources = dataset, sources
+        self._record("running")
 
     def metrics(self) -> list[dict[str, object]]:
         """What training logged, as it lies in the store, less any line that is damaged."""
@@ -180,7 +213,8 @@ class Run:
             ended=None if state == "running" else now(),
             parameters=self.parameters.model_dump(mode="json"),
             stages=tuple(self.stages),
-            dataset=self.dataset,
+            dataset=self._dataset,
+            sources=self._sources,
             cause=cause,
             message=message,
             outcome=self.outcome,
@@ -205,6 +239,16 @@ def explained(error: BaseException) -> tuple[Cause, str]:
             return Cause.INTERNAL, f"{type(error).__name__}: {error}"
         case _:  # KeyboardInterrupt, and what Prefect raises to cancel
             return Cause.CANCELLED, "Stopped on request."
+
+
+def recorded_run(store: Store, run_id: str) -> RunRecord:
+    """What the store knows of a run; Failure(BAD_INPUT) when it knows nothing."""
+    record = store.read(run_key(run_id, "run.json"), RunRecord)
+    if record is None:
+        raise Failure(
+            Cause.BAD_INPUT, f"There is no run {run_id!r} in {store.url}; see `voc-train status`."
+        )
+    return record
 
 
 def recorded_runs(store: Store) -> Iterator[RunRecord]:

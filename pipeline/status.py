@@ -10,7 +10,7 @@ from rich.table import Table
 from infra.failure import Cause, Failure
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import M, Store
-from pipeline.run import RunRecord, WrittenState, recorded_runs
+from pipeline.run import RunRecord, WrittenState, recorded_run, recorded_runs
 
 _SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
 _SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before training
@@ -39,11 +39,7 @@ def state_of(
 
 def one_run(store: Store, run_id: str) -> dict[str, Any]:
     """Everything the store knows of one run; Failure(BAD_INPUT) when it knows nothing."""
-    record = store.read(run_key(run_id, "run.json"), RunRecord)
-    if record is None:
-        raise Failure(
-            Cause.BAD_INPUT, f"There is no run {run_id!r} in {store.url}; see `voc-train status`."
-        )
+    record = recorded_run(store, run_id)
     heartbeat = _said(store, run_id, "heartbeat.json", Heartbeat)
     result = _said(store, run_id, "result.json", Result)
     return {

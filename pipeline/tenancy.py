@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 
+from infra.attached import Attached
 from infra.clock import Clock
-from infra.lease import Patience
+from infra.lease import Patience, seconds_to_work
 from infra.machines import Machine
-from infra.provider import Offer, Thing
+from infra.ownership import owner_of
+from infra.protocol import Result, run_key
+from infra.provider import Kind, Offer, Thing
 from infra.reaper import must_be_watched
 from infra.receipt import Receipt
 from infra.remote import RemoteMachine
@@ -42,6 +46,7 @@ class Workplace:
     machine: Machine
     store: Store
     seconds: float  # real ones, for the job
+    begun: bool = False  # an earlier controller started it, and it is at work
     clock: Clock = Clock()  # noqa: RUF009  # frozen
     patience: Patience = Patience()  # noqa: RUF009
 
@@ -72,24 +77,60 @@ class Tenancy:
         self.patience = Patience().in_time_of(plan.clock)
         self.trainer: Rented | None = None  # the latest
         self.rental = Rental(
-            plan.provider, run.store, run.run_id, clock=plan.clock, patience=self.patience
+            plan.provider,
+            run.store,
+            run.run_id,
+            clock=plan.clock,
+            patience=self.patience,
+            must_hold=run.must_hold,
         )
 
     def trainers(self, dataset: Manifest) -> Iterator[Workplace]:
-        """Machines with a GPU, one after the other: the next when the one before is proven gone."""
-        offers = self.plan.offers
+        """Machines with a GPU, one after the other: the next when the one before is proven gone.
+
+        The first is the one at which an earlier controller's job is at work, if there is any.
+        """
+        if self.run.earlier and (place := self._at_work()):
+            self.rental.reached("training", f"{place.machine.where}, as it was begun")
+            yield place
         for _ in range(_MACHINES):
             with self.run.stage("rent") as stage:
                 self.rental.say = stage.say
-                if self.trainer:
-                    stage.say(f"{self.trainer.instance.label} is lost; another is rented for it")
-                    self.rental.replace(self.trainer.instance.label)
-                    lost = self.trainer.offer  # asked last: what took one may take the next
-                    offers = (*(offer for offer in offers if offer != lost), lost)
+                offers = self._without_the_lost(self.plan.offers)
                 self.trainer = self.rent_trainer(dataset, stage, offers=offers)
             place = self.trains_on(self.trainer, self.machine(self.trainer), self.run.store)
             self.rental.reached("training", place.machine.where)
             yield place
+
+    def _at_work(self) -> Workplace | None:
+        """Where the job of an earlier controller goes on, or has ended well.
+
+        Whoever started it had the key to log in, which is lost; that is not needed any more once
+        its agent has been heard of.
+        """
+        store, run_id = self.run.store, self.run.run_id
+        result = store.read(run_key(run_id, "result.json"), Result)
+        if result and result.cause is None:
+            return Workplace(Attached("a machine that is done"), store, 0, begun=True)
+        if result or not store.size(run_key(run_id, "heartbeat.json")):
+            return None
+        for intent in self.rental.there(Kind.INSTANCE):
+            for thing in self.plan.provider.list(Kind.INSTANCE, label=intent.label):
+                if (own := owner_of(thing)) and own.run_id == run_id:
+                    machine = Attached(
+                        f"{intent.plan} in {intent.region}", Watch(self.rental, thing)
+                    )
+                    return replace(self._until(own.until, machine, store), begun=True)
+        return None
+
+    def _without_the_lost(self, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+        """Have every machine gone that is there still; theirs are the offers to be asked last."""
+        for lost in self.rental.there(Kind.INSTANCE):
+            self.rental.say(f"{lost.label} is lost; another is rented for it")
+            self.rental.replace(lost.label)
+            same = [one for one in offers if (one.plan, one.region) == (lost.plan, lost.region)]
+            offers = (*(one for one in offers if one not in same), *same)
+        return offers
 
     def rent_trainer(
         self, dataset: Manifest, stage: Stage, *, offers: tuple[Offer, ...] | None = None
@@ -165,9 +206,12 @@ class Tenancy:
 
     def prepares_on(self, rented: Rented, machine: Machine, store: Store) -> Workplace:
         """The machine as a place to prepare, for as long as the lease allows."""
+        return self._until(rented.lease.until, machine, store)
+
+    def _until(self, until: datetime, machine: Machine, store: Store) -> Workplace:
         clock = self.plan.clock
-        left = rented.lease.seconds_to_train(clock.now()) / clock.speed
-        return Workplace(machine, store, left, clock, self.patience)
+        left = seconds_to_work(until, clock.now()) / clock.speed
+        return Workplace(machine, store, left, clock=clock, patience=self.patience)
 
     def tear_down(self) -> None:
         """Delete everything but what is kept, and show the receipt."""

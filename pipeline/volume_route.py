@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from infra.moving import Mover
 from infra.ownership import tags
 from infra.protocol import run_key
-from infra.provider import Thing, VolumeOrder
+from infra.provider import Kind, Thing, VolumeOrder
 from infra.rented import Rented
 from infra.sftp_store import SFTPStore
 from infra.ssh import Connection
@@ -37,6 +37,9 @@ def volume_route(run: Run) -> Iterator["VolumeRoute"]:
     """
     with tenancy(run) as tenant:
         with run.stage("rent-preparer") as stage:
+            # Of what an earlier controller left none can log in any more: it begins again.
+            tenant.rental.say = stage.say
+            tenant.rental.replace(*(one.label for one in tenant.rental.there(*Kind)))
             route = VolumeRoute(run, tenant, stage)
         yield route
         tenant.rental.reached("verified", "the checkpoint is home")

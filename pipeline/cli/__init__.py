@@ -49,6 +49,7 @@ def _options(
 
 app.add_typer(runs.app, name="run")
 app.command(short_help="Try the whole rental here, against a simulated Linode.")(runs.rehearse)
+app.command(short_help="Go on with a run that was interrupted.")(runs.resume)
 app.add_typer(stored.app)
 app.add_typer(learning.app)
 app.add_typer(rental.app)

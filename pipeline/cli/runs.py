@@ -10,6 +10,7 @@ import typer
 
 from infra.failure import Failure
 from infra.stores import Store
+from model.errors import InputError
 from pipeline.cli.groups import grouped
 from pipeline.cli.options import (
     Device,
@@ -24,12 +25,15 @@ from pipeline.cli.options import (
     Terms,
     Wandb,
     Yes,
+    checked,
     given,
     must_agree,
     parameters_of,
+    run_id,
     this_run,
 )
-from pipeline.parameters import Parameters
+from pipeline.parameters import Parameters, default_store
+from pipeline.run import recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
@@ -178,6 +182,37 @@ def rehearse(
         _run(parameters, terminal, json=json)
 
 
+def resume(
+    run: Annotated[str, typer.Argument(help="A run's id; see `voc-train status`.")],
+    store: StoreUrl = "",
+    budget: Annotated[
+        float | None, typer.Option(help="Dollars at most, all that it rented included.")
+    ] = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Go on with a run that was interrupted, or whose controller is gone, from any computer.
+
+    Where its machine is at work, it is followed to its end. Otherwise what is left of it is
+    deleted, and training goes on elsewhere from the newest checkpoint in the store. The archives
+    are needed only where the dataset is not in the store yet.
+    """
+    where = Store.open(store or default_store())
+    record = recorded_run(where, run_id(run))
+    if record.state == "done":
+        raise InputError(f"Run {run} is done; `voc-train fetch {run}` brings its checkpoint home.")
+    terms = record.parameters.get("rental") or {}
+    parameters = checked(
+        Parameters,
+        **record.parameters | {"store": where.url, "rental": terms | given(budget=budget)},
+    )
+    with _shown() as terminal:
+        if parameters.machine == "linode" and not yes:
+            _show_plan(parameters)
+            must_agree()
+        _run(parameters, terminal, json=json, resume=record.run_id)
+
+
 def _show_plan(parameters: Parameters) -> None:
     """One screen: what it costs at the most, and what will be created."""
     from pipeline.plan import make_plan
@@ -188,7 +223,9 @@ def _show_plan(parameters: Parameters) -> None:
     print_plan(plan, stderr=True)
 
 
-def _run(parameters: Parameters, terminal: "Terminal", *, json: bool) -> None:
+def _run(
+    parameters: Parameters, terminal: "Terminal", *, json: bool, resume: str | None = None
+) -> None:
     """Run the flow with a server that is ours where there is none, and show it."""
     store = Store.open(parameters.store)  # refused now rather than after Prefect's start
     _prepare_prefect()
@@ -203,7 +240,7 @@ def _run(parameters: Parameters, terminal: "Terminal", *, json: bool) -> None:
                 from pipeline.flow import voc_train
 
                 listening.set((terminal,))
-                outcome = voc_train(parameters)
+                outcome = voc_train(parameters, resume)
     finally:
         if terminal.run_id and parameters.machine == "linode":
             _show_receipt(store, terminal.run_id)

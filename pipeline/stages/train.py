@@ -81,6 +81,7 @@ def train(
     store: Store,
     machine: Machine,
     *,
+    begun: bool = False,
     clock: Clock = Clock(),  # noqa: B008  # frozen
     patience: Patience = Patience(),  # noqa: B008
     report: Progress = silent,
@@ -88,15 +89,15 @@ def train(
 ) -> Result:
     """Run `job` on `machine` and return its result; raises Failure with the job's cause.
 
+    Where it is `begun` it was started by an earlier controller, and is only followed to its end.
     However this ends, nothing of the job is left running on the machine.
     """
-    for name in ("result.json", "heartbeat.json"):  # an earlier attempt's
-        store.delete(run_key(job.run_id, name))
-    store.write(run_key(job.run_id, "spec.json"), job)
-    log = LogReader(store, job.run_id, from_now=True)  # an earlier attempt's was said
+    # What was said already was said by an earlier attempt; of one that has begun we say all.
+    log = LogReader(store, job.run_id, from_now=not begun)
     hurry = False
     try:
-        machine.start(store, job.run_id)
+        if not begun:
+            _start(job, store, machine)
         try:
             follower = _Follower(job, store, machine, clock, patience, report, say, log)
             result = follower.follow()
@@ -114,6 +115,14 @@ def train(
     if result.cause is not None:
         raise Failure(result.cause, result.message)
     return result
+
+
+def _start(job: JobSpec, store: Store, machine: Machine) -> None:
+    machine.stop()  # what an earlier controller left at work; it may store a checkpoint first
+    for name in ("result.json", "heartbeat.json"):  # an earlier attempt's
+        store.delete(run_key(job.run_id, name))
+    store.write(run_key(job.run_id, "spec.json"), job)
+    machine.start(store, job.run_id)
 
 
 class _Follower:

@@ -1,6 +1,8 @@
 """Who drives a run: one of those that ask, and the next one when it is gone."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 from datetime import datetime, timedelta
 
@@ -12,11 +14,11 @@ from infra.failure import Cause, Failure
 from infra.protocol import now
 from infra.stores import Store
 
-LONG = 3600.0  # seconds: no claim is renewed by itself
+NEVER = 3600.0  # seconds: no claim is renewed by itself
 
 
-def hold(store: Store, *, silent: float = 60) -> Hold:
-    return Hold(store, "r", every=LONG, silent=timedelta(seconds=silent))
+def hold(store: Store, *, every: float = 0.03, silent: float = 60) -> Hold:
+    return Hold(store, "r", every=every, silent=timedelta(seconds=silent), say=lambda _: None)
 
 
 def claims(store: Store) -> list[Claim]:
@@ -38,8 +40,8 @@ def test_one_holds_and_the_next_one_hears_who(store: Store) -> None:
 
 
 def test_whoever_has_been_silent_is_replaced_and_hears_it(store: Store) -> None:
-    with hold(store) as first:
-        with hold(store, silent=0) as second:
+    with hold(store, every=NEVER) as first:
+        with hold(store, silent=0.2) as second:
             second.must_hold()
             with pytest.raises(Failure) as caught:
                 first.must_hold()
@@ -90,9 +92,49 @@ def test_a_claim_is_written_again_and_again(store: Store) -> None:
         (entry,) = store.list("runs/r/claims")
         return entry.modified
 
-    with Hold(store, "r", every=0.01, silent=timedelta(seconds=60)):
+    with hold(store):
         first = written()
         until(lambda: written() > first)
+
+
+HOLDER = """
+import sys, time
+from infra.claims import Hold
+from infra.stores import Store
+hold = Hold(Store.open(sys.argv[1]), "r").__enter__()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_process_of_this_computer_is_not_waited_for(store: Store) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, store.url], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        holder.kill()
+        holder.wait()
+    said: list[str] = []
+    with Hold(store, "r", say=said.append) as next_one:
+        next_one.must_hold()
+        assert {claim.rank for claim in claims(store)} == {1, 2}
+    assert said == []
+
+
+def test_one_of_another_computer_is_waited_for(store: Store) -> None:
+    lost = Claim(owner="a", where="there", process="0000/pid:[1] 1 1", time=now(), rank=1)
+    store.write("runs/r/claims/a.json", lost)
+    said: list[str] = []
+    with Hold(store, "r", every=0.03, silent=timedelta(seconds=0.3), say=said.append) as mine:
+        mine.must_hold()
+    assert [line.split(";")[0] for line in said] == ["there drove this run a moment ago"]
+
+
+def test_a_damaged_claim_holds_nothing(store: Store) -> None:
+    store.put("runs/r/claims/a.json", b"{")
+    with hold(store) as mine:
+        mine.must_hold()
 
 
 def test_equals_agree_whatever_their_clocks_say(store: Store) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.failure import Cause, Failure
-from infra.lease import REAPED, TEAR_DOWN, billed_hours, lease
+from infra.lease import REAPED, TEAR_DOWN, billed_hours, lease, seconds_to_work
 
 _NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -26,7 +26,7 @@ def test_a_budget_is_a_number_of_whole_hours() -> None:
     # Who looks every five minutes deletes it within the third hour even so.
     assert right.until == _NOW + timedelta(hours=3) - REAPED
     assert billed_hours(_NOW, right.until + timedelta(minutes=5)) == 3
-    assert right.seconds_to_train(_NOW) == (right.until - _NOW - TEAR_DOWN).total_seconds()
+    assert seconds_to_work(right.until, _NOW) == (right.until - _NOW - TEAR_DOWN).total_seconds()
 
 
 def test_a_cents_rounding_costs_no_hour() -> None:

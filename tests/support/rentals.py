@@ -41,6 +41,7 @@ TINY += ("--set", "min_miou=none", "--workers", "0", "--wandb", "disabled", "--j
 WORKING = "print('at work', flush=True); import time; time.sleep(600)"
 
 Deed = Callable[[], object]
+Start = Callable[..., psutil.Popen]  # fixture: begins a run, returns when it says a word
 Impatient = Callable[..., None]  # fixture: another deadline for phases, as in impatient(stall=8)
 
 
@@ -164,6 +165,7 @@ class Renter:
             clock=place.clock,
             patience=place.patience,
             say=partial(self.listener.said, "train"),
+            begun=place.begun,
         )
 
 

@@ -3,57 +3,15 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
 from agents import until
 from infra.provider import Kind
 from infra.receipt import read_receipt
 from infra.stores import Store
-from pipeline.sample_archive import SAMPLE_CLASSES
-from rentals import VOC_TRAIN, Account, left_over, voc_train
-from servers.prefect import PrefectServer
-
-Start = Callable[[str], psutil.Popen]
-
-
-@pytest.fixture
-def start(account: Account, archive: Path, prefect: PrefectServer) -> Iterator[Start]:
-    """Begin a long run, and return when it says a word."""
-    started: list[psutil.Popen] = []
-
-    def start(word: str) -> psutil.Popen:
-        process = psutil.Popen(
-            [
-                *(VOC_TRAIN, "run", "linode", "--archive", str(archive), "--yes", "--no-reaper"),
-                *("--classes", ",".join(SAMPLE_CLASSES), "--recipe", "tiny"),
-                *("--set", "epochs=100000", "--wandb", "disabled", "--workers", "0"),
-            ],
-            env=os.environ | {"PREFECT_API_URL": prefect.api},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # Where the tests run in the background, the shell had it ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        started.append(process)
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if word in line:
-                return process
-        raise AssertionError(f"{word!r} was not said:\n{''.join(said)}")
-
-    yield start
-    for process in started:
-        if process.is_running():
-            process.kill()
-        process.wait()
+from rentals import VOC_TRAIN, Account, Start, left_over, voc_train
 
 
 def interrupt(process: psutil.Popen) -> None:
