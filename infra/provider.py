@@ -134,6 +134,7 @@ class Thing:
     size_gb: int = 0  # of a volume
     text: str = field(default="", repr=False)  # of a script
     description: str = ""  # of a script
+    buckets: tuple[str, ...] = ()  # that a key is limited to; empty where it opens all of them
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The reaper: deletes whatever outlived its lease. It remembers nothing and needs no run's help.
 
 What carries tags is known by them, and the tags say until when it may exist. Keys and scripts carry
-none: of those only what a run's intents name, once the last lease of that run is over. Nothing else
-is ever touched. It leaves `reaper.json` in the store, by which renters see that somebody looks.
+none: of those only what a run's intents name, and keys such as only `infra/visit.py` mints, once
+the last lease of that run is over. Nothing else is ever touched. It leaves `reaper.json` in the
+store, by which renters see that somebody looks.
 """
 
 import contextlib
@@ -13,12 +14,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.buckets import bucket_of
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.intents import Entry, Intents
 from infra.ownership import TAG, TAGGED, owner_of, run_of
 from infra.provider import DELETION_ORDER, Kind, Provider, Thing
 from infra.stores import Store
+from infra.visit import is_visitors, visit_ends
 
 REPORT = "reaper.json"
 FRESH = timedelta(minutes=15)  # how long a look counts
@@ -114,12 +117,16 @@ def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing,
                 yield thing, owner.run_id, owner.until
         return
     notes: dict[str, list[Entry]] = {}
+    bucket = bucket_of(store.url)[0] if store.url.startswith("s3://") else None
     for thing in provider.list(kind):
         if run_id := _run_named(thing):
             if run_id not in notes:
                 notes[run_id] = _notes(store, run_id)
+            leases = [entry.intent.until for entry in notes[run_id]]
             if any(_is(entry, thing) for entry in notes[run_id]):
-                yield thing, run_id, max(entry.intent.until for entry in notes[run_id])
+                yield thing, run_id, max(leases)
+            elif bucket and is_visitors(thing, bucket):
+                yield thing, run_id, visit_ends(run_id, leases)
 
 
 def _notes(store: Store, run_id: str) -> list[Entry]:

@@ -131,7 +131,10 @@ class Terminal:
 
     def ended(self, run_id: str, failure: str | None) -> None:
         if failure:
-            self._dimly(f"`voc-train status {run_id}` shows how far it came")
+            self._dimly(
+                f"`voc-train status {run_id}` shows how far it came, `voc-train resume {run_id}` "
+                "goes on from there"
+            )
 
     def _dimly(self, line: str) -> None:
         # As the style of `print` it would dim the bars, too, until they are drawn again.

@@ -170,6 +170,24 @@ class Linode(Provider):
         """What the account has as its defaults, as GET /account/settings answers."""
         return self._api.get("/account/settings", "show the account's settings") or {}
 
+    def endpoint_of(self, bucket: str) -> str:
+        """URL of the S3 server that has a bucket of this account. Raises Refused without one."""
+        found = [
+            str(item.get("s3_endpoint"))
+            for item in self._api.list_all("/object-storage/buckets", "list the buckets")
+            if item.get("label") == bucket
+        ]
+        match found:
+            case [endpoint]:
+                return f"https://{endpoint}"
+            case []:
+                raise Refused(f"The account of this token has no bucket {bucket}.")
+            case _:
+                raise Refused(
+                    f"The account has {len(found)} buckets named {bucket}, in several regions; say "
+                    "which one's server in AWS_ENDPOINT_URL."
+                )
+
     def shut_down(self, id: int) -> None:
         """Ask an instance to go down; it costs the same while it is off.
 

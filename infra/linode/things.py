@@ -137,6 +137,7 @@ def _read_thing(kind: Kind, item: Mapping[str, Any], ssh_port: int, ssh_user: st
         size_gb=int(item.get("size", 0)),
         text=str(item.get("script", "")),
         description=str(item.get("description") or ""),
+        buckets=tuple(str(one["bucket_name"]) for one in item.get("bucket_access") or ()),
     )
 
 

@@ -131,24 +131,36 @@ def reap(
     Run it on another computer than the one that rents, by cron or with --every.
     """
     from infra.clock import Clock
+    from infra.visit import access_to
+    from pipeline.run import new_run_id
 
     clock = Clock.from_environment()
-    where = Store.open(store or default_store())
+    url = store or default_store()
+    only = run and run_id(run)
+    with access_to(url, new_run_id(), clock):  # not the run's: it would delete its own key
+        lingers = _keep_looking(Store.open(url), clock, every, delete=delete, run=only, json=json)
+    if lingers:
+        raise typer.Exit(1)
+
+
+def _keep_looking(
+    where: Store, clock: "Clock", every: float | None, *, delete: bool, run: str | None, json: bool
+) -> bool:
+    """Whether at the last look something was there that should be gone."""
     lingers = False
     begun = False
     while not begun or every is not None:
         if begun and every is not None:
             clock.sleep(every * 60)
         try:
-            lingers = _look(where, clock, delete=delete, run=run and run_id(run), json=json)
+            lingers = _look(where, clock, delete=delete, run=run, json=json)
         except Exception as error:
             mistyped = not begun and isinstance(error, Failure) and error.permanent
             if every is None or mistyped:
                 raise
             _tell_failed(clock.now(), error, json=json)  # the next look may find it all again
         begun = True
-    if lingers:
-        raise typer.Exit(1)
+    return lingers
 
 
 def _look(store: Store, clock: "Clock", *, delete: bool, run: str | None, json: bool) -> bool:

@@ -195,10 +195,19 @@ def resume(
 
     Where its machine is at work, it is followed to its end. Otherwise what is left of it is
     deleted, and training goes on elsewhere from the newest checkpoint in the store. The archives
-    are needed only where the dataset is not in the store yet.
+    are needed only where the dataset is not in the store yet. The token alone will do for a bucket
+    at Linode: where the environment has no key for it, one is made, and deleted at the end.
     """
-    where = Store.open(store or default_store())
-    record = recorded_run(where, run_id(run))
+    from infra.clock import Clock
+    from infra.visit import access_to
+
+    url = store or default_store()
+    with access_to(url, run_id(run), Clock.from_environment()):
+        _resume(Store.open(url), run, budget, yes=yes, json=json)
+
+
+def _resume(where: Store, run: str, budget: float | None, *, yes: bool, json: bool) -> None:
+    record = recorded_run(where, run)
     if record.state == "done":
         raise InputError(f"Run {run} is done; `voc-train fetch {run}` brings its checkpoint home.")
     terms = record.parameters.get("rental") or {}

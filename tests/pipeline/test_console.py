@@ -70,7 +70,8 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
         "  epoch 1/2  [bold]loss[/bold] 0.5" + 100 * "-",
         "train done in 12.3 s: 12 s on this computer",
         "fetch-checkpoint …",
-        "`voc-train status 261121-4k2ra` shows how far it came",
+        "`voc-train status 261121-4k2ra` shows how far it came, `voc-train resume 261121-4k2ra` "
+        "goes on from there",
     ]
 
 

@@ -1,0 +1,78 @@
+"""What must hold after each case, whatever went wrong."""
+
+from pathlib import PurePosixPath
+
+from chaos import job
+from chaos.world import Story, World
+from infra.protocol import run_key
+from infra.stores import Store
+
+BUDGET = 5.0  # dollars, as the controller's
+
+
+def complaints(world: World, story: Story) -> list[str]:
+    """What does not hold; nothing, as it should be."""
+    found = [*_left(world), *_bill(world, story), *_others(world), *_end(story)]
+    found += _log(world.store, story)
+    return found
+
+
+def _left(world: World) -> list[str]:
+    return [f"{thing.kind} {thing.label} is left" for thing in world.account.left()]
+
+
+def _bill(world: World, story: Story) -> list[str]:
+    dollars = sum(line.dollars for line in world.account.bill() if story.run_id in line.label)
+    return [f"it cost ${dollars:.2f} of ${BUDGET:.2f}"] if dollars > BUDGET else []
+
+
+def _others(world: World) -> list[str]:
+    touched, violations = world.account.touched, world.account.violations
+    found = [f"somebody else's: {one}" for one in touched]
+    found += [f"not as the API has it: {one}" for one in violations]
+    touched.clear()
+    violations.clear()
+    return found
+
+
+def _end(story: Story) -> list[str]:
+    found = []
+    for ending in story.endings:
+        said = ending.outcome
+        if said and "cause" in said and not said.get("message"):
+            found.append(f"{said['cause']} without a word")
+        if said and said.get("cause") in ("ENDLESS", "LEAKED"):
+            found.append(f"{said['cause']}: {said['message']}")
+    last = story.endings[-1].outcome
+    if last is None:
+        found.append("who came after it was killed, too")
+    elif "state" in last and last["state"] != job.state_after(job.STEPS):
+        found.append("it ended with other weights than a clean run")
+    elif "state" not in last and not story.reaped:
+        found.append(f"nobody could go on with it: {last}")
+    return found
+
+
+def _log(store: Store, story: Story) -> list[str]:
+    """Pieces without a gap, and every step of the job in them."""
+    log = b""
+    for piece in store.list(run_key(story.run_id, "log")):
+        if int(PurePosixPath(piece.key).stem) != len(log):
+            return [f"the log has a gap at {len(log)}, or a piece twice: {piece.key}"]
+        log += store.get(piece.key) or b""
+    last = story.endings[-1].outcome
+    if not last or "state" not in last:
+        return []
+    seen = 0
+    for line in log.decode().splitlines():
+        match line.split():
+            case ["begins", "at", step] if int(step) > seen:
+                return [f"the log lacks steps {seen + 1} to {step}"]
+            case ["begins", "at", step]:
+                seen = int(step)
+            case ["step", step, _] if int(step) != seen + 1:
+                return [f"the log has step {step} after {seen}"]
+            case ["step", step, _]:
+                seen = int(step)
+    whole = seen == job.STEPS and log.endswith(b"ends\n")
+    return [] if whole else [f"the log ends with step {seen}: {log[-60:]!r}"]
