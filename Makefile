@@ -1,7 +1,7 @@
 # Everything runs from .venv in this folder; `make setup` makes it, and every target that needs it
 # brings it up to date first when pyproject.toml or constraints.txt have changed.
 .DEFAULT_GOAL := help
-.PHONY: help setup dry-run rehearse test lint bench system-deps clean FORCE
+.PHONY: help setup dry-run rehearse test lint bench chaos system-deps clean FORCE
 
 # Named on the command line or in the environment, these are looked at even if .venv is ready.
 export PYTHON TORCH_INDEX
@@ -60,6 +60,11 @@ lint: $(READY) ## ruff and mypy --strict
 bench: $(READY) ## Seconds, memory; full-width nets learn by heart
 	@.venv/bin/python tests/bench/stages.py
 	@PYTHONPATH=tests/support .venv/bin/python tests/bench/by_heart.py
+
+chaos: $(READY) ## Every act of a rental goes wrong in every way (CASE=, MATCH=, SHARD=1/4, GO_ON=file)
+	@PYTHONPATH=tests/support .venv/bin/python -m chaos $(if $(CASE),--case "$(CASE)") \
+		$(if $(MATCH),--match "$(MATCH)") $(if $(SHARD),--shard $(SHARD)) \
+		$(if $(GO_ON),--go-on $(GO_ON))
 
 system-deps: ## Install what some tests need (Debian, Ubuntu)
 	@tools/system_deps.sh

@@ -105,7 +105,7 @@ def left_behind(provider: Linode, run: str = RUN, bucket: str = "photos") -> Non
 
 
 def test_the_reaper_deletes_what_a_killed_visitor_left(
-    rental: Rental, provider: Linode, clock: Clock, simulator: Simulator, tmp_path: Path
+    provider: Linode, clock: Clock, simulator: Simulator, tmp_path: Path
 ) -> None:
     store = Store("s3://photos/voc-train", tmp_path)
     rental = Rental(provider, store, RUN, clock=clock, say=lambda line: None)

@@ -54,7 +54,9 @@ class Canaries:
         return {path: names for path, names in found.items() if names}
 
 
-@pytest.mark.parametrize("value", ["a-secret/with+signs==", secrets.token_hex(20)])
+@pytest.mark.parametrize(
+    "value", ["a-secret/with+signs==", secrets.token_hex(20)], ids=["signs", "hexadecimal"]
+)
 def test_a_deliberate_leak_is_found_in_every_form(value: str, tmp_path: Path) -> None:
     canaries = Canaries()
     canaries.add("token", value)

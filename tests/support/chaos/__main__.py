@@ -1,61 +1,66 @@
-"""The command line of the fault harness."""
+"""Try every case, or some. `cases tried: N failed: M` is the last line; 1 where one failed."""
 
 import argparse
-import hashlib
+import json
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import IO
 
-from chaos.faults import Fault, fitting
-from chaos.judge import complaints
-from chaos.world import World, boundaries
+from chaos.cases import Case, Verdict, recorded
+from chaos.workers import all_tried
+from chaos.world import World
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
-    parser.add_argument("--case", help="only this one, as a line of the output names it")
-    parser.add_argument("--match", default="", help="only cases whose name has this in it")
+    parser.add_argument("--case", help="only this one, by its name, as the output has it")
+    parser.add_argument("--match", default="", help="only those whose name has this in it")
     parser.add_argument("--shard", default="1/1", help="only this part of them, as 2/4")
-    parser.add_argument("--list", action="store_true", help="only list the cases")
+    parser.add_argument("--sample", type=int, help="only so many, the same ones each time")
+    parser.add_argument("--workers", type=int, default=2, help="how many at the same time")
+    parser.add_argument(
+        "--go-on", type=Path, metavar="FILE", help="note there what held, and do not try it again"
+    )
+    parser.add_argument("--list", action="store_true", help="only name them")
     args = parser.parse_args()
-    shard, shards = map(int, args.shard.split("/"))
-    tried = failed = 0
-    with tempfile.TemporaryDirectory() as folder, World(Path(folder)) as world:
-        story = world.play(None, None, reap=False)
-        print(f"clean run: {story.endings[0].seconds:.1f} s", *complaints(world, story), flush=True)
-        if story.endings[0].outcome is None or "state" not in story.endings[0].outcome:
-            print(story)
-            return 1
-        cases = [(str(b), f) for b in boundaries(list(world.board.passed)) for f in fitting(b)]
-        cases.append(("", Fault.CLOCK))
-        for number, (target, fault) in enumerate(cases):
-            name = f"{target} {fault}"
-            if args.case not in (None, name) or args.match not in name:
-                continue
-            if number % shards != shard - 1:
-                continue
-            if args.list:
-                print(name)
-                continue
-            tried += 1
-            reap = hashlib.sha256(name.encode()).digest()[0] % 4 == 0
-            began = time.monotonic()
-            story = world.play(target, fault, reap=reap)
-            wrong = complaints(world, story)
-            if not story.struck:
-                wrong.append("it never came to that")
-            failed += bool(wrong)
-            ends = [e.outcome and (e.outcome.get("cause") or "done") for e in story.endings]
-            print(f"{'FAIL' if wrong else 'ok  '} {time.monotonic() - began:5.1f} s {name}  {ends}")
-            for one in wrong:
-                print(f"       {one}")
-            if wrong:
-                for e in story.endings:
-                    print("      ", e)
-            sys.stdout.flush()
-    print(f"cases tried: {tried} failed: {failed}")
+    if args.case:
+        cases = [Case(args.case)]
+    else:
+        with tempfile.TemporaryDirectory() as folder, World(Path(folder)) as world:
+            cases = recorded(world)
+        shard, shards = map(int, args.shard.split("/"))
+        cases = [c for c in cases if args.match in c.name and c.share(shards) == shard - 1]
+        cases = sorted(cases, key=lambda case: case.share(1 << 32))[: args.sample]
+    if args.list:
+        print(*(case.name for case in cases), sep="\n")
+        return 0
+    held = _held(args.go_on)
+    left = [case for case in cases if case.name not in held]
+    failed = 0
+    for verdict in all_tried(left, args.workers):
+        failed += bool(verdict.wrong)
+        _show(verdict)
+        if args.go_on and not verdict.wrong:
+            with args.go_on.open("a") as notes:
+                print(json.dumps(verdict.case.name), file=notes)
+    print(f"cases tried: {len(cases)} failed: {failed}")
     return 1 if failed else 0
+
+
+def _held(notes: Path | None) -> set[str]:
+    return {json.loads(line) for line in notes.open()} if notes and notes.exists() else set()
+
+
+def _show(verdict: Verdict, out: IO[str] = sys.stdout) -> None:
+    mark = "FAILED" if verdict.wrong else "held"
+    ends = ", ".join(verdict.ends)
+    print(f"{mark:6} {verdict.seconds:5.1f} s  {verdict.case.name}  ({ends})", file=out)
+    for complaint in verdict.wrong:
+        print(f"         {complaint}", file=out)
+    if verdict.wrong:
+        print(f'         again: make chaos CASE="{verdict.case.name}"', file=out)
+    out.flush()
 
 
 if __name__ == "__main__":

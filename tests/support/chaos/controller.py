@@ -95,14 +95,14 @@ def _trained(errand: Errand) -> dict[str, str]:
         earlier = recorded_run(store, errand.run_id)
         run = Run(Parameters.model_validate(earlier.parameters), [], earlier=earlier)
         if earlier.state == "done":
-            return {"state": _brought_home(store, errand.run_id)}
+            return {"done": _brought_home(store, errand.run_id)}
     else:
         run = Run(_parameters(store), [])
         run.run_id = errand.run_id
     with run.recorded(), workplaces(run, _DATASET) as places:
         first_that_lasts(places, functools.partial(_train, run))
         state = _brought_home(store, run.run_id)
-    return {"state": state}
+    return {"done": state}
 
 
 def _url(errand: Errand) -> str:

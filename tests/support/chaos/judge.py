@@ -12,13 +12,10 @@ BUDGET = 5.0  # dollars, as the controller's
 
 def complaints(world: World, story: Story) -> list[str]:
     """What does not hold; nothing, as it should be."""
-    found = [*_left(world), *_bill(world, story), *_others(world), *_end(story)]
-    found += _log(world.store, story)
-    return found
-
-
-def _left(world: World) -> list[str]:
-    return [f"{thing.kind} {thing.label} is left" for thing in world.account.left()]
+    found = [f"{thing} is left" for thing in world.left()]
+    found += [f"{thing} was left by a controller that nobody killed" for thing in story.left]
+    found += [*_bill(world, story), *_others(world), *_end(story), *_order(story)]
+    return found + _log(world.store, story)
 
 
 def _bill(world: World, story: Story) -> list[str]:
@@ -46,10 +43,25 @@ def _end(story: Story) -> list[str]:
     last = story.endings[-1].outcome
     if last is None:
         found.append("who came after it was killed, too")
-    elif "state" in last and last["state"] != job.state_after(job.STEPS):
+    elif "done" in last and last["done"] != job.state_after(job.STEPS):
         found.append("it ended with other weights than a clean run")
-    elif "state" not in last and not story.reaped:
+    elif "done" not in last and not story.reaped:
         found.append(f"nobody could go on with it: {last}")
+    return found
+
+
+def _order(story: Story) -> list[str]:
+    """Whether at any moment a checkpoint's manifest in the store meant that its blob was there."""
+    blobs: set[str] = set()
+    found = []
+    for method, key in story.written:
+        folder, _, name = key.rpartition("/")
+        if not folder.startswith("checkpoints/"):
+            continue
+        if name == "blob":
+            blobs.add(folder) if method == "PUT" else blobs.discard(folder)
+        elif method == "PUT" and folder not in blobs:
+            found.append(f"{key} was written before its blob")
     return found
 
 
@@ -61,7 +73,7 @@ def _log(store: Store, story: Story) -> list[str]:
             return [f"the log has a gap at {len(log)}, or a piece twice: {piece.key}"]
         log += store.get(piece.key) or b""
     last = story.endings[-1].outcome
-    if not last or "state" not in last:
+    if not last or "done" not in last:
         return []
     seen = 0
     for line in log.decode().splitlines():

@@ -55,12 +55,12 @@ class Switchboard:
     def __init__(self) -> None:
         self.passed: list[Boundary] = []
         self.struck = False
-        self._target: str | None = None
+        self._target = ""
         self._harm = NOTHING
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._lock = threading.Lock()
 
-    def expect(self, target: str | None, harm: Harm = NOTHING) -> None:
+    def expect(self, target: str, harm: Harm = NOTHING) -> None:
         """Begin anew, and harm the act of that name when it comes."""
         with self._lock:
             self.passed.clear()
@@ -95,6 +95,7 @@ class Proxy:
     ) -> None:
         self.away = threading.Event()  # no connection comes through while it is set
         self.refuses: int | None = None  # a status for everybody, while it is set
+        self.done: list[tuple[str, str]] = []  # method and path of what was done, in order
         self._upstream = urlsplit(upstream)
         self._trusted = trusted
         self._closing = threading.Event()
@@ -176,6 +177,8 @@ def _handler(
                 self._answer(harm.status, _refusal(place, harm.status))
             else:
                 status, headers, content = self._forward(body)
+                if status < 300:
+                    proxy.done.append((self.command, self.path))
                 harm.after()
                 if harm.lost:
                     self.close_connection = True

@@ -23,9 +23,9 @@ import psutil
 from chaos import controller
 from chaos.controller import Errand
 from chaos.faults import Fault
-from chaos.wire import Boundary, Harm, Marks, Proxy, Switchboard, plain
+from chaos.wire import Harm, Marks, Proxy, Switchboard, plain
 from infra.clock import Clock
-from infra.provider import Kind
+from infra.provider import DELETION_ORDER
 from infra.simulator.faults import Effect
 from infra.simulator.things import Instance
 from infra.stores import Store
@@ -58,6 +58,16 @@ class Story:
     struck: bool
     endings: list[Ending]  # of the first controller, and of the computers after it
     reaped: bool
+    left: list[str]  # by the first controller, where nobody killed it
+    written: list[tuple[str, str]]  # to the store: PUT or DELETE, and the key within the run
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """How each of them ended, in a word: done, reaped, killed or a cause."""
+        outcomes = [ending.outcome for ending in self.endings]
+        return tuple(
+            said.get("cause") or next(iter(said)) if said else "killed" for said in outcomes
+        )
 
 
 class World:
@@ -68,7 +78,6 @@ class World:
         self._stack = ExitStack()
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["chaos.controller"])
-        self._machine_ills: list[Any] = []
         self.board = Switchboard()
 
     def __enter__(self) -> Self:
@@ -137,7 +146,7 @@ class World:
         }
         self.store = self._opened_store()
 
-    def play(self, target: str | None, fault: Fault | None, *, reap: bool) -> Story:
+    def play(self, target: str, fault: Fault | None, *, reap: bool) -> Story:
         """One case: a run in which that goes wrong, and who comes after it."""
         run_id = new_run_id()
         self._run_id, self._controller = run_id, None
@@ -145,21 +154,36 @@ class World:
         if fault is Fault.CLOCK:
             self.account.programs = {"date": 'exec /usr/bin/date --date="1 hour" "$@"'}
             self.board.struck = True
+        self.store_proxy.done.clear()
         endings = [self._controlled(run_id)]
+        left = [] if endings[0].outcome is None else self.left()
         self.account.programs = {}
         self.store_proxy.away.clear()
         self.store_proxy.refuses = None
         struck = self.board.struck
         for _ in range(3):
             outcome = endings[-1].outcome
-            if outcome and "state" in outcome:
+            if outcome and "done" in outcome:
                 break
             if not reap and outcome and outcome.get("cause") in ("CORRUPT", "BAD_INPUT"):
                 reap = True  # nobody can go on with what is no run any more
             endings.append(self._controlled(run_id, resume=not reap, reap=reap))
             if reap:
                 break
-        return Story(run_id, struck, endings, reap)
+        return Story(run_id, struck, endings, reap, left, self._written())
+
+    def left(self) -> list[str]:
+        """What is ours at the provider, in words."""
+        ours = [thing for thing in self.account.left() if thing.kind in DELETION_ORDER]
+        return [f"{thing.kind} {thing.label}" for thing in ours]
+
+    def _written(self) -> list[tuple[str, str]]:
+        runs = f"/runs/{self._run_id}/"
+        return [
+            (method, path.partition(runs)[2].partition("?")[0])
+            for method, path in self.store_proxy.done
+            if method in ("PUT", "DELETE") and runs in path
+        ]
 
     def _controlled(self, run_id: str, *, resume: bool = False, reap: bool = False) -> Ending:
         """A computer of its own, with an empty home, that does one thing."""
@@ -317,11 +341,6 @@ class _Elsewhere:
         return getattr(self._gateway, name)
 
 
-def boundaries(passed: list[Boundary]) -> list[Boundary]:
-    """Each act of a clean run, once, in order."""
-    return list(dict.fromkeys(passed))
-
-
 def _provider_act(method: str, path: str, _headers: Any) -> tuple[str, str]:
     return "controller", f"{method} {plain(path.partition('?')[0].removeprefix('/v4'))}"
 
@@ -351,6 +370,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-KINDS = (Kind.INSTANCE, Kind.FIREWALL, Kind.KEY, Kind.SCRIPT)
