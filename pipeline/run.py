@@ -72,12 +72,13 @@ class Outcome(BaseModel):
 def tell(listeners: Sequence[Listener], what: Callable[[Listener], None]) -> None:
     """Tell everybody. Who cannot be told, such as a terminal that was closed, must end nothing.
 
-    Least of all the deletion of a rented machine.
+    Least of all the deletion of a rented machine. Where a worker that reads what we print is gone,
+    Prefect's log raises SystemExit.
     """
     for listener in listeners:
         try:
             what(listener)
-        except Exception:
+        except (Exception, SystemExit):
             logging.getLogger(__name__).debug("a listener failed", exc_info=True)
 
 

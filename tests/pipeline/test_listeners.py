@@ -6,10 +6,13 @@ from pipeline.run import staged
 
 
 class _Closed:
-    """A terminal that was closed."""
+    """A terminal that was closed, or a pipe that Prefect's log cannot write to any more."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
 
     def __getattr__(self, name: str) -> object:
-        raise OSError(5, "Input/output error")
+        raise self._error
 
 
 class _Heard:
@@ -32,9 +35,10 @@ class _Heard:
     def ended(self, run_id: str, failure: str | None) -> None: ...
 
 
-def test_one_that_cannot_be_told_keeps_nobody_else_from_hearing() -> None:
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), SystemExit(1)])
+def test_one_that_cannot_be_told_keeps_nobody_else_from_hearing(error: BaseException) -> None:
     heard = _Heard()
-    with staged("tear-down", [_Closed(), heard]) as stage:  # type: ignore[list-item]
+    with staged("tear-down", [_Closed(error), heard]) as stage:  # type: ignore[list-item]
         stage.say("deleting")
         stage.report(1, 2)
         stage.summary = "gone"
