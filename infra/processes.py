@@ -13,7 +13,7 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """In a child before exec: when its parent is killed, it is told to stop (Linux only)."""
+    """When the parent of this process is killed, it is told to stop (Linux only; exec keeps it)."""
     if _PRCTL:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from infra.failure import Cause, Failure
+from infra.processes import end_with_parent
 from infra.protocol import run_key
 from infra.stores import Store
 from model.dataset import Dataset, Manifest
@@ -54,6 +55,8 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
 
     With `resume`, the id of an earlier run with these parameters, it goes on where that one is.
     """
+    if runtime.deployment.id:
+        end_with_parent()  # without its worker, nobody could cancel it
     earlier = recorded_run(Store.open(parameters.store), resume) if resume else None
     run = Run(parameters, [artifacts.PrefectListener(), *listening.get()], earlier=earlier)
     with run.recorded():

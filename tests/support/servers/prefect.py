@@ -38,8 +38,7 @@ class PrefectServer:
         }
 
     def __enter__(self) -> Self:
-        self._start("server", "server", "start", "--host", "127.0.0.1", "--port", self._port)
-        self._await(lambda: httpx.get(f"{self.api}/health").status_code == 200, "the server")
+        self._server = self._start_server()
         self.run("work-pool", "create", POOL, "--type", "process")
         return self
 
@@ -52,11 +51,19 @@ class PrefectServer:
         for process in reversed(self._processes):
             _end(process)
 
-    def start_worker(self, environment: dict[str, str]) -> None:
+    def restart(self) -> None:
+        """Kill the server, and start another on the same database and port."""
+        kill(self._server)
+        self._server = self._start_server()
+
+    def start_worker(self, environment: dict[str, str], queue: str = "default") -> psutil.Popen:
         """Start a worker whose flow runs see `environment` too, and wait until it is registered."""
-        self._start("worker", "worker", "start", "--pool", POOL, environment=environment)
-        filters = f"{self.api}/work_pools/{POOL}/workers/filter"
-        self._await(lambda: bool(httpx.post(filters, json={}).json()), "the worker")
+        name = f"worker-{queue}" if queue != "default" else "worker"
+        where = ("--pool", POOL, "--work-queue", queue, "--name", name)
+        worker = self._start(name, "worker", "start", *where, environment=environment)
+        workers = f"work_pools/{POOL}/workers/filter"
+        self._await(lambda: name in [one["name"] for one in self.post(workers)], "the worker")
+        return worker
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run Prefect's own command line against this server, without prompts."""
@@ -74,31 +81,52 @@ class PrefectServer:
 
     def post(self, path: str, **body: Any) -> Any:
         """Ask the server's API."""
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        return self._ask("POST", path, json=body)
 
     def get(self, path: str) -> Any:
         """Read from the server's API."""
-        answer = httpx.get(f"{self.api}/{path}", timeout=30)
+        return self._ask("GET", path)
+
+    def delete(self, path: str) -> None:
+        """Have something deleted by the server's API."""
+        self._ask("DELETE", path)
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        for _ in range(100):
+            answer = httpx.request(method, f"{self.api}/{path}", timeout=30, **options)
+            if answer.status_code != 503:  # its database is busy
+                break
+            time.sleep(0.1)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
+
+    def send_events(self, *events: dict[str, Any]) -> None:
+        """Tell the server that something happened."""
+        self._ask("POST", "events", json=events)
 
     def wait(self, what: str, condition: "Any", seconds: float = 120) -> None:
         """Poll until `condition()` holds."""
         self._await(condition, what, seconds)
 
-    def _start(self, name: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        with (self._folder / f"{name}.log").open("wb") as log:
-            self._processes.append(
-                psutil.Popen(
-                    [_PREFECT, *arguments],
-                    env=self.environment | (environment or {}),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
+    def _start_server(self) -> psutil.Popen:
+        where = ("--host", "127.0.0.1", "--port", self._port)
+        server = self._start("server", "server", "start", *where)
+        self._await(lambda: httpx.get(f"{self.api}/health").status_code == 200, "the server")
+        return server
+
+    def _start(
+        self, name: str, *arguments: str, environment: dict[str, str] | None = None
+    ) -> psutil.Popen:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = psutil.Popen(
+                [_PREFECT, *arguments],
+                env=self.environment | (environment or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
+        self._processes.append(process)
+        return process
 
     def _await(self, condition: "Any", what: str, seconds: float = 120) -> None:
         until = time.monotonic() + seconds
@@ -113,8 +141,16 @@ class PrefectServer:
         raise AssertionError(f"{what} did not come in {seconds:.0f} s:\n{logs}")
 
 
+def kill(process: psutil.Process) -> None:
+    """SIGKILL, and wait until it is gone; its children stay."""
+    process.kill()
+    process.wait(10)
+
+
 def _end(process: psutil.Popen) -> None:
     """End a process and all that it started."""
+    if not process.is_running():
+        return
     everybody = [*process.children(recursive=True), process]
     for one in everybody:
         one.send_signal(signal.SIGTERM)
