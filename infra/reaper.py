@@ -62,6 +62,11 @@ class ReaperReport(BaseModel):
         return tuple(found for found in self.found if found.state in ("expired", "lingers"))
 
     @property
+    def clean(self) -> bool:
+        """Whether everything was looked at, and nothing is there that was to be deleted."""
+        return not self.unseen and all(found.state != "lingers" for found in self.found)
+
+    @property
     def dollars_per_hour(self) -> float:
         """What the expired ones cost together, as far as it is known."""
         return round(sum(found.dollars_per_hour or 0 for found in self.expired), 4)

@@ -17,6 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
+from infra.reaper import ReaperReport
 from infra.receipt import Receipt
 from pipeline.run import Outcome, StageRecord
 
@@ -152,4 +153,28 @@ def show_receipt(receipt: Receipt) -> None:
             ],
             key="voc-train-receipt",
             description=f"receipt of run {receipt.run_id}: ${receipt.dollars:.2f}",
+        )
+
+
+def show_reaped(report: ReaperReport) -> None:
+    """What the reaper saw of ours, what became of it, and what it could not look at."""
+    rows = [
+        {
+            "what": found.kind,
+            "id": found.id,
+            "label": found.label,
+            "run": found.run_id,
+            "until": f"{found.until:%Y-%m-%d %H:%M} UTC",
+            "dollars an hour": found.dollars_per_hour,
+            "state": found.state,
+            "said": found.said,
+        }
+        for found in report.found
+    ]
+    rows += [{"what": kind, "state": "unseen", "said": why} for kind, why in report.unseen.items()]
+    with _if_it_can_be_told():
+        create_table_artifact(
+            table=rows,
+            key="voc-train-reaped",
+            description=f"what the reaper saw at {report.time:%Y-%m-%d %H:%M} UTC",
         )

@@ -174,7 +174,7 @@ def _look(store: Store, clock: "Clock", *, delete: bool, run: str | None, json: 
         print(report.model_dump_json(), flush=True)
     else:
         print_reaped(report)
-    return bool(report.unseen) or any(found.state == "lingers" for found in report.found)
+    return not report.clean
 
 
 def _tell_failed(time: datetime, error: Exception, *, json: bool) -> None:

@@ -19,7 +19,7 @@ _REPOSITORY = Path(__file__).parents[2]
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     folder = tmp_path_factory.mktemp("prefect")
     with PrefectServer(folder) as server:
-        server.run("deploy", "--all", "--prefect-file", str(_REPOSITORY / "prefect.yaml"))
+        server.run("deploy", "--name", "local", "--prefect-file", str(_REPOSITORY / "prefect.yaml"))
         server.start_worker({"VOC_TRAIN_HOME": str(folder / "voc-train")})
         yield server
 

@@ -138,7 +138,12 @@ def parameters(archive: Path, *, epochs: int, **more: Any) -> str:
 
 
 def latest(prefect: PrefectServer) -> dict[str, Any]:
-    (flow_run,) = prefect.post("flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=1)
+    (flow_run,) = prefect.post(
+        "flow_runs/filter",
+        flows={"name": {"any_": ["voc-train"]}},  # and none of the reaper's to come
+        sort="EXPECTED_START_TIME_DESC",
+        limit=1,
+    )
     return dict(flow_run)
 
 
@@ -163,6 +168,22 @@ def test_as_it_is_deployed_it_rents_for_five_dollars_and_not_unwatched(
     assert parameters.rental.budget == 5
     assert parameters.rental.reaper
     assert "store" not in deployed  # it is the worker's
+
+
+def test_the_reaper_is_deployed_to_look_every_ten_minutes_and_looks(
+    prefect: PrefectServer, linode: Linode, folder: Path
+) -> None:
+    deployed = prefect.get("deployments/name/reaper/reaper")
+    (schedule,) = deployed["schedules"]
+    assert schedule["active"]
+    assert schedule["schedule"]["cron"] == "*/10 * * * *"
+    assert deployed["global_concurrency_limit"]["limit"] == 1
+
+    report = folder / "stores" / "watched" / "reaper.json"
+    report.unlink(missing_ok=True)
+    done = prefect.run("deployment", "run", "reaper/reaper", "--watch", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr + (folder / "worker.log").read_text()
+    assert json.loads(report.read_bytes())["deletes"]
 
 
 def test_a_deployed_run_rents_trains_and_leaves_nothing(

@@ -1,0 +1,40 @@
+"""The flow `reaper`: what `voc-train reap --delete` does, for Prefect to do every ten minutes."""
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from infra.clock import Clock
+from infra.failure import Cause, Failure
+from infra.linode import Linode
+from infra.reaper import ReaperReport, reap
+from infra.stores import Store
+from pipeline import artifacts
+from pipeline.parameters import default_store
+
+
+# What has just been deleted may be listed for some seconds: a second look tells what lingers.
+@flow(name="reaper", retries=1, retry_delay_seconds=60)
+def reaper(store: str = "") -> None:
+    """Delete whatever of ours is past its deadline; `store` is the worker's unless given.
+
+    Raises:
+        Failure: something is still there, or provider or store could not be asked.
+    """
+    clock = Clock.from_environment()
+    where = Store.open(store or default_store())
+    say = get_run_logger().info
+    report = reap(Linode.from_environment(clock), where, clock, delete=True, say=say)
+    if report.found or report.unseen:
+        artifacts.show_reaped(report)
+    if not report.clean:
+        raise Failure(Cause.LEAKED, _what_may_be_left(report))
+
+
+def _what_may_be_left(report: ReaperReport) -> str:
+    left = [
+        f"{found.kind} {found.label} (id {found.id}, ${found.dollars_per_hour or 0:.2f} an hour) "
+        f"is past its deadline and not gone: {found.said or 'it is still listed.'}"
+        for found in report.expired
+    ]
+    left += [f"Could not look after every {kind}: {why}" for kind, why in report.unseen.items()]
+    return " ".join([*left, "The next look asks again; `voc-train reap --delete` does at once."])
