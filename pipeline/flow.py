@@ -21,6 +21,7 @@ from infra.stores import Store
 from model.dataset import Dataset, Manifest
 from pipeline import artifacts, preparation
 from pipeline.archive import Archive
+from pipeline.cancellation import heeded
 from pipeline.dataset import local_dataset
 from pipeline.machines import first_that_lasts, must_be_available, preparing_place, workplaces
 from pipeline.parameters import Parameters, home
@@ -59,7 +60,7 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
         end_with_parent()  # without its worker, nobody could cancel it
     earlier = recorded_run(Store.open(parameters.store), resume) if resume else None
     run = Run(parameters, [artifacts.PrefectListener(), *listening.get()], earlier=earlier)
-    with run.recorded():
+    with heeded(), run.recorded():
         preparation.must_be_trainable(parameters)
         must_be_available(run)  # rather now than after an hour of preparation
         made = made_by_volume(run) if parameters.by_volume else made_by_store(run)

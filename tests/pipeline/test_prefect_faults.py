@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from agents import until
+from agents import is_running, until
 from rentals import VOC_TRAIN, Account, clock
 from sandbox import require_sandbox
 from servers.prefect import POOL, PrefectServer, kill
@@ -90,6 +90,15 @@ def stop_worker(driven: Driven) -> None:
     driven.worker.terminate()
 
 
+def cancel_unheard(driven: Driven) -> None:
+    """As the button in the UI does it, while the worker hears nothing."""
+    process = driven.process.pid
+    driven.worker.suspend()
+    driven.server.post(f"flow_runs/{driven.id}/set_state", state={"type": "CANCELLING"})
+    until(lambda: not is_running(process))
+    kill(driven.worker)
+
+
 def restart_server(driven: Driven) -> None:
     driven.server.restart()
     assert driven.state == "RUNNING"
@@ -113,6 +122,7 @@ FAULTS = [
     Fault(kill_flow, "CRASHED", torn_down=False),
     Fault(kill_worker, "CRASHED", own_worker=True),
     Fault(stop_worker, "RUNNING", torn_down=False, own_worker=True),  # see automations.yaml
+    Fault(cancel_unheard, "CRASHED", own_worker=True),
     Fault(restart_server, "FAILED"),
 ]
 
@@ -202,11 +212,11 @@ def test_the_rental_is_gone_or_found_and_the_state_is_true(
     server: PrefectServer,
 ) -> None:
     one = driven[fault.name]
-    process, run = one.process, one.run
+    process, run = one.process.pid, one.run
     assert f"voc-train-{run.name}-t1" in left_of(run, account)
 
     fault.deed(one)
-    until(lambda: not process.is_running())
+    until(lambda: not is_running(process))
     server.wait(f"the state {fault.state}", lambda: one.state == fault.state)
     record = json.loads((run / "run.json").read_bytes())
     if fault.torn_down:
