@@ -8,8 +8,10 @@ from infra.failure import Cause, Failure
 from infra.linode import Linode
 from infra.reaper import ReaperReport, reap
 from infra.stores import Store
+from infra.visit import access_to
 from pipeline import artifacts
 from pipeline.parameters import default_store
+from pipeline.run import new_run_id
 
 
 # What has just been deleted may be listed for some seconds: a second look tells what lingers.
@@ -21,9 +23,11 @@ def reaper(store: str = "") -> None:
         Failure: something is still there, or provider or store could not be asked.
     """
     clock = Clock.from_environment()
-    where = Store.open(store or default_store())
+    url = store or default_store()
     say = get_run_logger().info
-    report = reap(Linode.from_environment(clock), where, clock, delete=True, say=say)
+    with access_to(url, new_run_id(), clock):
+        provider = Linode.from_environment(clock)
+        report = reap(provider, Store.open(url), clock, delete=True, say=say)
     if report.found or report.unseen:
         artifacts.show_reaped(report)
     if not report.clean:
