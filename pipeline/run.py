@@ -146,7 +146,7 @@ class Run:
 
         Raises Failure(CLAIMED) where another controller drives it; the record is that one's then.
         """
-        with Hold(self.store, self.run_id, say=self._say) as self._hold:
+        with Hold(self.store, self.run_id, say=self.say) as self._hold:
             yield from self._recorded()
 
     def must_hold(self) -> None:
@@ -184,7 +184,8 @@ class Run:
             )
         )
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Tell everybody something that belongs to no stage."""
         tell(self.listeners, lambda listener: listener.said("run", line))
 
     def prepared(self, dataset: str, sources: dict[str, str]) -> None:

@@ -82,6 +82,7 @@ class Tenancy:
             run.run_id,
             clock=plan.clock,
             patience=self.patience,
+            say=run.say,
             must_hold=run.must_hold,
         )
 

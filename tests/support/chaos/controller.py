@@ -20,6 +20,7 @@ from typing import Any
 import infra.linode
 import infra.remote
 import infra.ssh
+import infra.stores
 import pipeline.artifacts
 import pipeline.run
 import pipeline.stages.train
@@ -180,6 +181,14 @@ def _hurry() -> None:
         *(infra.linode.Linode.__init__.__defaults__ or ())[:-1],
         Timeouts(connect=2, read=1.5),
     )
+    options = infra.stores.s3_options
+
+    def impatient() -> dict[str, Any]:
+        found = options()
+        found["client_options"]["timeout"] = "2 seconds"
+        return found
+
+    infra.stores.s3_options = impatient
     infra.remote._LOOK = 0.05
     infra.remote._DEAF = 3.0
     infra.ssh.Connection.__init__.__kwdefaults__["timeout"] = 4.0
