@@ -80,6 +80,13 @@ class Entry(BaseModel):
         gone = self.end.time if self.end else now
         return billed_hours(self.creation.created, gone) * self.intent.dollars_per_hour
 
+    def dollars_at_most(self, now: datetime) -> float:
+        """The same until it has to be gone; where no answer came, it counts as created."""
+        if not self.open:
+            return self.dollars(now)
+        created = self.creation.created if self.creation else self.intent.time
+        return billed_hours(created, max(now, self.intent.until)) * self.intent.dollars_per_hour
+
 
 class Intents:
     """The notes of one run. What was noted here is remembered even where the store fails later."""
@@ -88,6 +95,7 @@ class Intents:
         self.run_id = run_id
         self._store = store
         self._entries: dict[str, Entry] = {}
+        self._unwritten: set[str] = set()  # creations that the store did not take
 
     @classmethod
     def load(cls, store: Store, run_id: str) -> Self:
@@ -109,20 +117,34 @@ class Intents:
 
     def intend(self, intent: Intent) -> None:
         """Note what comes next. Raises Failure(STORE), and then it must not come."""
-        self._store.write(self._key(intent), intent)
-        self._entries[self._key(intent)] = Entry(intent=intent)
+        key = self._key(intent)
+        if key in self._entries:  # what was noted of an earlier one says nothing of this
+            self._store.delete(self._key(intent, _GONE))
+            self._store.delete(self._key(intent, _CREATED))
+        self._store.write(key, intent)
+        self._entries[key] = Entry(intent=intent)
 
     def created(self, intent: Intent, thing: Thing) -> None:
         """Note what came of it. Raises Failure(STORE); it is remembered here all the same."""
         creation = Creation(id=thing.id, created=thing.created or intent.time)
-        self._entries[self._key(intent)].creation = creation
+        key = self._key(intent)
+        self._entries[key].creation = creation
+        self._unwritten.add(key)
         self._store.write(self._key(intent, _CREATED), creation)
+        self._unwritten.discard(key)
 
     def ended(self, intent: Intent, time: datetime, said: str) -> None:
         """Note that it is no longer there, or never was; as with `created`."""
-        end = End(time=time, said=said)
-        self._entries[self._key(intent)].end = end
-        self._store.write(self._key(intent, _GONE), end)
+        key = self._key(intent)
+        entry = self._entries[key]
+        entry.end = End(time=time, said=said)
+        # What it cost must not be forgotten: the store may have missed it, or a reaper, which
+        # deleted what was never answered for, may know more.
+        if entry.creation is None:
+            entry.creation = self._store.read(self._key(intent, _CREATED), Creation)
+        elif key in self._unwritten:
+            self._store.write(self._key(intent, _CREATED), entry.creation)
+        self._store.write(self._key(intent, _GONE), entry.end)
 
     def entries(self) -> list[Entry]:
         """Everything of this run, in the order in which it was intended."""

@@ -101,6 +101,8 @@ def reap(
             for thing, owner, until in _ours(provider, store, kind):
                 if run_id in (None, owner):
                     found.append(_judge(provider, thing, owner, now if run_id else until, now))
+                    if delete and found[-1].state == "expired":
+                        _note(store, owner, thing)
         except Failure as failure:  # a token without one scope must not keep machines alive
             unseen[kind] = str(failure)
             last = failure
@@ -142,6 +144,16 @@ def _notes(store: Store, run_id: str) -> list[Entry]:
         if failure.cause is not Cause.CORRUPT:
             raise
         return []
+
+
+def _note(store: Store, run_id: str, thing: Thing) -> None:
+    """Where its creation was never answered, let the receipt know what was there, and cost."""
+    with contextlib.suppress(Failure):  # no receipt is worth an hour more
+        intents = Intents.load(store, run_id)
+        for entry in intents.entries():
+            intent = entry.intent
+            if entry.creation is None and (intent.kind, intent.label) == (thing.kind, thing.label):
+                intents.created(intent, thing)
 
 
 def _run_named(thing: Thing) -> str | None:

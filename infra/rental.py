@@ -153,8 +153,7 @@ class Rental:
     def committed(self) -> float:
         """Dollars that are spent, or may be until everything that is there has to be gone."""
         now = self.clock.now()
-        entries = self._intents.entries()
-        return sum(e.dollars(max(now, e.intent.until) if e.open else now) for e in entries)
+        return sum(entry.dollars_at_most(now) for entry in self._intents.entries())
 
     def reached(self, name: str, said: str = "") -> None:
         """Note a step of the timeline: created, booting, set-up, training, verified, gone."""
