@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import effort  # noqa: F401  # as REAL_DATA, read before the environment is cleared below
 from photos import REAL_DATA  # read before the environment is cleared below
 from servers.rgw import RGW
 from small_disk import Disk, small_disk

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from infra.clock import Clock
 from infra.failure import Cause, Failure
@@ -150,6 +151,11 @@ class Simulator:
     def url(self) -> str:
         """Where the API answers."""
         return f"http://{_HOST}:{self._port}/v4"
+
+    @property
+    def app(self) -> ASGIApp:
+        """The API without an address, for who asks from within this process; needs no `with`."""
+        return self._api.app
 
     @property
     def token(self) -> str:
