@@ -60,6 +60,7 @@ class Entry(BaseModel):
     intent: Intent
     creation: Creation | None = None
     end: End | None = None
+    damaged: bool = False  # the intent: all that is known of it is its kind and label
 
     @property
     def open(self) -> bool:
@@ -99,20 +100,25 @@ class Intents:
 
     @classmethod
     def load(cls, store: Store, run_id: str) -> Self:
-        """What anybody noted of a run until now."""
+        """What anybody noted of a run until now.
+
+        Damage hides nothing: an intent is known by its name at least, and without a note of how it
+        went it may have gone either way.
+        """
         intents = cls(store, run_id)
-        folder = run_key(run_id, "intents")
-        keys = {entry.key for entry in store.list(folder)}
-        for key in keys:
-            if key.endswith((".created.json", ".gone.json")):
+        written = {one.key: one.modified for one in store.list(run_key(run_id, "intents"))}
+        for key, time in written.items():
+            if key.endswith((f"{_CREATED}.json", f"{_GONE}.json")):
                 continue
-            if intent := store.read(key, Intent):
-                entry = Entry(intent=intent)
-                if intents._key(intent, _CREATED) in keys:
-                    entry.creation = store.read(intents._key(intent, _CREATED), Creation)
-                if intents._key(intent, _GONE) in keys:
-                    entry.end = store.read(intents._key(intent, _GONE), End)
-                intents._entries[key] = entry
+            intent = store.read_whole(key, Intent)
+            entry = Entry(intent=intent) if intent else _by_name(key, time)
+            if entry is None or intents._key(entry.intent) != key:
+                continue  # nothing of ours has such a name
+            if (note := intents._key(entry.intent, _CREATED)) in written:
+                entry.creation = store.read_whole(note, Creation)
+            if (note := intents._key(entry.intent, _GONE)) in written:
+                entry.end = store.read_whole(note, End)
+            intents._entries[key] = entry
         return intents
 
     def intend(self, intent: Intent) -> None:
@@ -141,7 +147,7 @@ class Intents:
         # What it cost must not be forgotten: the store may have missed it, or a reaper, which
         # deleted what was never answered for, may know more.
         if entry.creation is None:
-            entry.creation = self._store.read(self._key(intent, _CREATED), Creation)
+            entry.creation = self._store.read_whole(self._key(intent, _CREATED), Creation)
         elif key in self._unwritten:
             self._store.write(self._key(intent, _CREATED), entry.creation)
         self._store.write(self._key(intent, _GONE), entry.end)
@@ -152,6 +158,17 @@ class Intents:
 
     def _key(self, intent: Intent, note: str = "") -> str:
         return run_key(self.run_id, "intents", f"{intent.kind}-{intent.label}{note}.json")
+
+
+def _by_name(key: str, time: datetime) -> Entry | None:
+    """An intent that cannot be read: its name says what may be there."""
+    kind, _, label = key.rsplit("/", 1)[-1].removesuffix(".json").partition("-")
+    try:
+        return Entry(
+            intent=Intent(kind=Kind(kind), label=label, time=time, until=time), damaged=True
+        )
+    except ValueError:
+        return None
 
 
 def total(entries: Iterable[Entry], now: datetime) -> float:

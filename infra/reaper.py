@@ -137,13 +137,8 @@ def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing,
 
 
 def _notes(store: Store, run_id: str) -> list[Entry]:
-    """What a run noted. A damaged note confirms nothing, and must hide no other run's things."""
-    try:
-        return Intents.load(store, run_id).entries()
-    except Failure as failure:
-        if failure.cause is not Cause.CORRUPT:
-            raise
-        return []
+    """What a run noted. A damaged note confirms nothing, and hides nothing else."""
+    return [entry for entry in Intents.load(store, run_id).entries() if not entry.damaged]
 
 
 def _note(store: Store, run_id: str, thing: Thing) -> None:

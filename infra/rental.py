@@ -15,6 +15,7 @@ from infra.failure import Cause, Failure
 from infra.intents import Entry, Intent, Intents
 from infra.lease import Patience
 from infra.ownership import TAGGED, label, owner_of, run_of
+from infra.protocol import run_key
 from infra.provider import (
     DELETION_ORDER,
     BucketKey,
@@ -151,9 +152,20 @@ class Rental:
         )
 
     def committed(self) -> float:
-        """Dollars that are spent, or may be until everything that is there has to be gone."""
+        """Dollars that are spent, or may be until everything that is there has to be gone.
+
+        Raises Failure(CORRUPT) where a note that said so is damaged.
+        """
         now = self.clock.now()
-        return sum(entry.dollars_at_most(now) for entry in self._intents.entries())
+        entries = self._intents.entries()
+        if lost := [entry.intent.label for entry in entries if entry.damaged]:
+            raise Failure(
+                Cause.CORRUPT,
+                f"The note of {lost[0]} in {run_key(self.run_id, 'intents')} is damaged, so what "
+                "was spent is not known and nothing more is rented; start another run.",
+                permanent=True,
+            )
+        return sum(entry.dollars_at_most(now) for entry in entries)
 
     def reached(self, name: str, said: str = "") -> None:
         """Note a step of the timeline: created, booting, set-up, training, verified, gone."""
@@ -252,6 +264,8 @@ class Rental:
         give_up = self.clock.now() + timedelta(seconds=self.patience.deletion)
         number = entry.creation.id if entry.creation else None
         if number is None:
+            if entry.damaged and intent.kind not in TAGGED:
+                raise Refused(f"The note that tells whether {intent.label} is ours is damaged.")
             found = self._look_for(intent)
             if found is None:
                 self._note_end(intent, "two listings do not show it")

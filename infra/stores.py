@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from infra.failure import Cause, Failure
 from infra.urls import has_user, without_secrets
@@ -32,6 +32,7 @@ from infra.urls import has_user, without_secrets
 M = TypeVar("M", bound=BaseModel)
 
 _CHUNK = 8 << 20  # bytes; the size of a multipart part and of a download chunk
+_SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}$')
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A person who mistyped an endpoint hears of it within 2 s where the connection is refused and
 # within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
@@ -159,15 +160,24 @@ class Store:
         """Read one object as a model: None when there is none, Failure(CORRUPT) when damaged."""
         data = self.get(key)
         try:
-            return None if data is None else kind.model_validate_json(data)
-        except ValidationError:
+            return None if data is None else kind.model_validate_json(unsealed(key, data))
+        except ValueError:
             raise Failure(
                 Cause.CORRUPT, f"{key} in {self.url} is damaged; delete it there and run again."
             ) from None
 
+    def read_whole(self, key: str, kind: type[M]) -> M | None:
+        """The same where a damaged object is as good as none: it will be written again."""
+        try:
+            return self.read(key, kind)
+        except Failure as failure:
+            if failure.cause is not Cause.CORRUPT:
+                raise
+            return None
+
     def write(self, key: str, model: BaseModel) -> None:
-        """Write a model as one object of JSON, whole or not at all."""
-        self.put(key, model.model_dump_json(indent=1).encode())
+        """Write a model as one object of JSON, sealed, whole or not at all."""
+        self.put(key, sealed(key, model.model_dump_json(indent=1).encode()))
 
     def get_file(
         self, key: str, path: Path, *, sha256: str | None = None, link: bool = False
@@ -259,6 +269,26 @@ class Store:
     def local_path(self, key: str) -> Path | None:
         """Where the object lies on this computer, for a store that is a folder; else None."""
         return None if self._folder is None else self._folder / key
+
+
+def sealed(key: str, data: bytes) -> bytes:
+    """A JSON object of one member and more, with a last one: the sha256 of its key and the rest."""
+    digest = hashlib.sha256(key.encode() + data).hexdigest()
+    return data.removesuffix(b"\n}") + b',\n "seal": "' + digest.encode() + b'"\n}'
+
+
+def unsealed(key: str, data: bytes) -> bytes:
+    """What was sealed, or was without a seal: not every writer has one.
+
+    Raises ValueError where it is not what was written under this key.
+    """
+    match = _SEAL.search(data)
+    if match is None:
+        return data
+    whole = data[: match.start()] + b"\n}"
+    if hashlib.sha256(key.encode() + whole).hexdigest().encode() != match[1]:
+        raise ValueError("it is not what its seal says")
+    return whole
 
 
 def _no_store(what: str) -> Failure:
