@@ -32,7 +32,7 @@ from infra.log import LogWriter
 from infra.mirror import Mirror
 from infra.processes import end_group, end_with_parent, note_group
 from infra.protocol import JobSpec, Result, now, run_key
-from infra.stores import Store
+from infra.stores import Store, hashes_to
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
 LAST_UPLOAD = 300.0  # seconds that the agent may take afterwards, to send it
@@ -111,7 +111,7 @@ class Agent:
         for wanted in spec.inputs:
             self._must_go_on(spec)
             path = self._job / wanted.path
-            if not path.exists():  # it gets its name only when it is verified
+            if not hashes_to(path, wanted.sha256):  # a reboot may have cost what was fetched before
                 self._store.get_file(wanted.key, path, sha256=wanted.sha256, link=True)
         self._must_go_on(spec)
 

@@ -4,13 +4,12 @@ A checkpoint's blob goes before its manifest, and a manifest is deleted before i
 moment a manifest in the store means that its blob is there too.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 
 from infra.protocol import run_key
-from infra.stores import Store
+from infra.stores import Store, hashes_to
 
 _MANIFEST = "manifest.json"
 _PROGRESS = "progress.json"  # travels inside the heartbeat
@@ -93,7 +92,6 @@ def _whole(step: Path) -> bool:
     try:
         wanted = json.loads((step / _MANIFEST).read_bytes())["sha256"]
         (blob,) = (path for path in step.iterdir() if path.name != _MANIFEST)
-        with blob.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == str(wanted)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+    return hashes_to(blob, str(wanted))

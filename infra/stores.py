@@ -221,9 +221,8 @@ class Store:
                 file.write(obstore.get_range(objects, key, start=start, end=end))
 
     def _verify(self, key: str, path: Path, sha256: str) -> None:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                return
+        if _sha256(path) == sha256:
+            return
         whole = "/".join(key.split("/")[:2])
         raise Failure(
             Cause.CORRUPT,
@@ -289,6 +288,19 @@ def unsealed(key: str, data: bytes) -> bytes:
     if hashlib.sha256(key.encode() + whole).hexdigest().encode() != match[1]:
         raise ValueError("it is not what its seal says")
     return whole
+
+
+def hashes_to(path: Path, sha256: str) -> bool:
+    """Whether there is a file with this sha256 (hex); one that cannot be read has none."""
+    try:
+        return _sha256(path) == sha256
+    except OSError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_store(what: str) -> Failure:

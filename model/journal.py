@@ -35,14 +35,21 @@ class Journal:
         self._out = out
         path = out / self.METRICS
         # Steps after the checkpoint are going to be done again, so what was said of them goes. A
-        # line cut short by a kill goes as well.
-        kept = []
-        for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-            if resume_at == 0 or not line.endswith("\n") or json.loads(line)["step"] > resume_at:
+        # line that is damaged, or was cut short by a kill, goes as well.
+        kept, last = [], ""
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+            try:
+                record = json.loads(line)
+                step, kind = int(record["step"]), str(record["kind"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            if step > resume_at or resume_at == 0:
                 break
-            kept.append(line)
-        self.finished = bool(kept) and json.loads(kept[-1])["kind"] == "finish"
-        write_atomically(path, "".join(kept).encode())
+            if line.endswith(b"\n"):
+                kept.append(line)
+                last = kind
+        self.finished = last == "finish"
+        write_atomically(path, b"".join(kept))
         self._file = path.open("a")
         self._next_progress = 0.0
 

@@ -1,12 +1,13 @@
 """The manifest of an archive, and how to read the archive that it describes."""
 
+import hashlib
 from pathlib import Path
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from infra.failure import Cause, Failure
-from infra.stores import Store
+from infra.stores import Store, hashes_to
 from model.errors import InputError
 from model.indexed_tar import Member, TarReader, read_index
 from pipeline.download.local import local_version
@@ -34,7 +35,8 @@ class Archive(BaseModel):
 
     sha256, size: of the uncompressed tar (lower-case hex; bytes). members: files in its index.
     source: where it came from, without credentials or query. source_sha256: of the bytes there,
-    which may be gzip'd. location: "store", or the path of the tar when it was not copied.
+    which may be gzip'd. index_sha256: of the index, None in what an older version extracted.
+    location: "store", or the path of the tar when it was not copied.
     original: the user's own tar, when it lies on this computer.
     """
 
@@ -45,6 +47,7 @@ class Archive(BaseModel):
     members: int
     source: str
     source_sha256: str
+    index_sha256: str | None = None
     location: str
     original: LocalFile | None = None
 
@@ -59,8 +62,9 @@ class Archive(BaseModel):
         return f"archives/{self.sha256}.index.jsonl"
 
     def is_whole(self, store: Store) -> bool:
-        """Whether the store still has what it had of this archive, without reading it."""
-        if store.size(self.index_key) is None:
+        """Whether the store still has what it had of this archive; only the index is read."""
+        index = store.get(self.index_key)
+        if index is None or self.index_sha256 not in (None, hashlib.sha256(index).hexdigest()):
             return False
         return self.location != "store" or store.size(self.tar_key) == self.size
 
@@ -70,7 +74,9 @@ def read_archive_index(archive: Archive, store: Store, spool: Path) -> list[Memb
     path = store.local_path(archive.index_key)
     if path is None:
         path = spool / f"{archive.sha256}.index.jsonl"
-        store.get_file(archive.index_key, path)
+        store.get_file(archive.index_key, path, sha256=archive.index_sha256)
+    elif archive.index_sha256 and not hashes_to(path, archive.index_sha256):
+        raise _damaged(archive.index_key, store)
     members = list(read_index(path))
     if len(members) != archive.members:
         raise Failure(
@@ -85,7 +91,7 @@ def local_tar(archive: Archive, store: Store, spool: Path) -> Path:
     """A path on this computer from which the archive's members can be read by offset.
 
     The user's own file or the store's, whichever is here; else a copy in the spool, which is
-    fetched once and checked against its hash.
+    fetched once, and again where it does not hash to what it should.
 
     Raises:
         InputError: the user's file is gone or was changed after it was indexed.
@@ -100,19 +106,21 @@ def local_tar(archive: Archive, store: Store, spool: Path) -> Path:
         )
     own = store.local_path(archive.tar_key)
     if own is not None:
-        if store.size(archive.tar_key) != archive.size:
-            raise Failure(
-                Cause.CORRUPT,
-                f"{archive.tar_key} in {store.url} is not what was stored; delete it and "
-                "run again.",
-            )
+        if not hashes_to(own, archive.sha256):
+            raise _damaged(archive.tar_key, store)
         return own
     copy = spool / f"{archive.sha256}.tar"
     spool.mkdir(parents=True, exist_ok=True)
     with FileLock(spool / f"{archive.sha256}.lock"):
-        if not copy.exists() or copy.stat().st_size != archive.size:
+        if not hashes_to(copy, archive.sha256):
             store.get_file(archive.tar_key, copy, sha256=archive.sha256)
     return copy
+
+
+def _damaged(key: str, store: Store) -> Failure:
+    return Failure(
+        Cause.CORRUPT, f"{key} in {store.url} is not what was stored; delete it and run again."
+    )
 
 
 def must_be_unchanged(archive: Archive, tar: TarReader) -> None:

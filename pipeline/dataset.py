@@ -1,10 +1,9 @@
 """Where a dataset lies in the store, and how to have it on this computer."""
 
-import hashlib
 from pathlib import Path
 
 from infra.failure import Cause, Failure
-from infra.stores import Store
+from infra.stores import Store, hashes_to
 from model.dataset import Manifest
 
 
@@ -33,19 +32,14 @@ def local_dataset(dataset: Manifest, store: Store, cache: Path) -> Path:
         return here
     folder = cache / dataset.key
     for name, sha256 in wanted:
-        if not (folder / name).exists():  # it gets its name only when it is verified
+        if not hashes_to(folder / name, sha256):  # not here yet, or no longer whole
             store.get_file(f"{prefix}/{name}", folder / name, sha256=sha256)
     store.get_file(f"{prefix}/manifest.json", folder / "manifest.json")
     return folder
 
 
 def _must_hash_to(path: Path, sha256: str) -> None:
-    try:
-        with path.open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except OSError:
-        whole = False
-    if not whole:
+    if not hashes_to(path, sha256):
         raise Failure(
             Cause.CORRUPT,
             f"{path} is damaged: its sha256 is not the manifest's. Delete the dataset's folder and "

@@ -199,7 +199,9 @@ class Run:
         records = []
         for line in data.splitlines():
             with suppress(ValueError):
-                records.append(json.loads(line))
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    records.append(record)
         return records
 
     def _record(

@@ -7,9 +7,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from infra.failure import Cause, Failure
 from infra.protocol import Heartbeat, Result, now, run_key
-from infra.stores import M, Store
+from infra.stores import Store
 from pipeline.run import RunRecord, WrittenState, recorded_run, recorded_runs
 
 _SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
@@ -40,8 +39,8 @@ def state_of(
 def one_run(store: Store, run_id: str) -> dict[str, Any]:
     """Everything the store knows of one run; Failure(BAD_INPUT) when it knows nothing."""
     record = recorded_run(store, run_id)
-    heartbeat = _said(store, run_id, "heartbeat.json", Heartbeat)
-    result = _said(store, run_id, "result.json", Result)
+    heartbeat = store.read_whole(run_key(run_id, "heartbeat.json"), Heartbeat)
+    result = store.read_whole(run_key(run_id, "result.json"), Result)
     return {
         **record.model_dump(mode="json"),
         "state": state_of(record, heartbeat, result, now()),
@@ -76,19 +75,9 @@ def print_all(store: Store, *, as_json: bool) -> None:
 def _state_in(store: Store, record: RunRecord) -> State:
     if record.state != "running":  # what the agent said of a run that ended tells nothing
         return record.state
-    heartbeat = _said(store, record.run_id, "heartbeat.json", Heartbeat)
-    result = _said(store, record.run_id, "result.json", Result)
+    heartbeat = store.read_whole(run_key(record.run_id, "heartbeat.json"), Heartbeat)
+    result = store.read_whole(run_key(record.run_id, "result.json"), Result)
     return state_of(record, heartbeat, result, now())
-
-
-def _said(store: Store, run_id: str, name: str, kind: type[M]) -> M | None:
-    """What the agent said last; damaged, it tells as much as nothing."""
-    try:
-        return store.read(run_key(run_id, name), kind)
-    except Failure as failure:
-        if failure.cause is not Cause.CORRUPT:
-            raise
-        return None
 
 
 def print_one(run: dict[str, Any], *, as_json: bool) -> None:

@@ -86,8 +86,8 @@ def build_dataset(
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
     prefix = dataset_prefix(key)
-    done = store.read(f"{prefix}/manifest.json", Manifest)
-    if done and is_whole(done, store):
+    done = store.read_whole(f"{prefix}/manifest.json", Manifest)
+    if done and done.key == key and is_whole(done, store):
         _must_have_classes(needed, done, by_hash.values(), mask_values)
         return done, True
 

@@ -6,13 +6,14 @@ on this computer is only pointed at when the store is a folder here as well.
 that the same input is neither fetched nor read a second time. No photo is unpacked.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from infra.stores import Store
 from model.errors import InputError
@@ -46,6 +47,7 @@ class _Tar(NamedTuple):
     sha256: str
     size: int
     index_file: Path
+    index_sha256: str
     members: int
     original: LocalFile | None
 
@@ -116,9 +118,8 @@ def _note_key(source: ArchiveUrl) -> str:
 
 def _recall(source: ArchiveUrl, store: Store) -> _Remembered | None:
     """What this URL held last time, provided that it is still there and is what is asked for."""
-    try:
-        remembered = _Remembered.model_validate_json(store.get(_note_key(source)) or b"")
-    except ValidationError:
+    remembered = store.read_whole(_note_key(source), _Remembered)
+    if remembered is None:
         return None
     asked_for = source.sha256 in (None, remembered.archive.source_sha256)
     return remembered if asked_for and remembered.archive.is_whole(store) else None
@@ -155,7 +156,9 @@ def _check(source: ArchiveUrl, raw: Fetched, spool: Path, room: Room) -> _Tar:
             discard(source, spool)
         raise
     plain = original if path == raw.path else None
-    return _Tar(path, checksums.sha256, checksums.size, index, count, plain)
+    with index.open("rb") as written:
+        index_sha256 = hashlib.file_digest(written, "sha256").hexdigest()
+    return _Tar(path, checksums.sha256, checksums.size, index, index_sha256, count, plain)
 
 
 def _store(source: ArchiveUrl, raw: Fetched, tar: _Tar, store: Store, spool: Path) -> Archive:
@@ -167,6 +170,7 @@ def _store(source: ArchiveUrl, raw: Fetched, tar: _Tar, store: Store, spool: Pat
         members=tar.members,
         source=source.shown,
         source_sha256=raw.checksums.sha256,
+        index_sha256=tar.index_sha256,
         location=tar.original.path if tar.original is not None and here else "store",
         original=tar.original,
     )

@@ -77,7 +77,8 @@ def separate(
     }
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
     name = f"splits/{key}.json"
-    if done := store.read(name, Separation):
+    done = store.read_whole(name, Separation)
+    if done and done.key == key:
         _must_have(needed, done, by_hash.values())
         return done, True
 

@@ -40,9 +40,8 @@ def job_for(
 ) -> JobSpec:
     """The training of `recipe` on `dataset` as a job for an agent."""
     prefix = dataset_prefix(dataset.key)
-    manifest = store.get(f"{prefix}/manifest.json")
     size = store.size(f"{prefix}/index.jsonl")
-    if manifest is None or size is None:
+    if size is None or store.size(f"{prefix}/manifest.json") is None:
         raise Failure(Cause.CORRUPT, f"{prefix} is no longer in {store.url}; run again.")
     index = Input(
         key=f"{prefix}/index.jsonl",
@@ -70,7 +69,7 @@ def job_for(
         inputs=(index, *shards),
         files={
             "recipe.json": recipe.model_dump_json(indent=1),
-            "dataset/manifest.json": manifest.decode(),
+            "dataset/manifest.json": dataset.model_dump_json(indent=1),
         },
         deadline_seconds=deadline_seconds,
     )
@@ -180,7 +179,7 @@ class _Follower:
             time.sleep(self._pause)
 
     def _look(self) -> Result | None:
-        beat = self._store.read(run_key(self._run_id, "heartbeat.json"), Heartbeat)
+        beat = self._store.read_whole(run_key(self._run_id, "heartbeat.json"), Heartbeat)
         result = self._store.read(run_key(self._run_id, "result.json"), Result)
         # Read after the result, so that with one it is the whole log.
         lines = self._log.new_lines(last=result is not None)
