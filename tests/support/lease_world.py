@@ -102,6 +102,7 @@ class World:
         self.provider = Linode(self.simulator.token, self.simulator.url, clock=self.clock)
         self.unannounced: list[str] = []  # created without a note that it will be
         self.requests = 0
+        self.reaped = False  # whether the reaper had to look
         self._reaping = False
         self._fate = Fate()
         self._faults: list[Fault] = []
@@ -166,7 +167,7 @@ class World:
         before = [(fault, fault.times) for fault in self._faults]
         for fault in self._faults:
             fault.times = 0
-        self._reaping = True
+        self._reaping = self.reaped = True
         try:
             reap(self.provider, self.store, self.clock, delete=True, say=lambda _: None)
         finally:
