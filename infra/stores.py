@@ -32,7 +32,7 @@ from infra.urls import has_user, without_secrets
 M = TypeVar("M", bound=BaseModel)
 
 _CHUNK = 8 << 20  # bytes; the size of a multipart part and of a download chunk
-_SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}$')
+_SEAL = re.compile(rb',\n "seal": "([^"]*)"\n}$')
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A person who mistyped an endpoint hears of it within 2 s where the connection is refused and
 # within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
