@@ -1,5 +1,6 @@
 """Where a dataset lies in the store, and how to have it on this computer."""
 
+import hashlib
 from pathlib import Path
 
 from infra.failure import Cause, Failure
@@ -13,10 +14,11 @@ def dataset_prefix(key: str) -> str:
 
 
 def is_whole(dataset: Manifest, store: Store) -> bool:
-    """Whether the store still has every object that the manifest promises, without reading them."""
+    """Whether the store still has all that the manifest promises; only the index is read."""
     prefix = dataset_prefix(dataset.key)
     present = {entry.key: entry.size for entry in store.list(prefix)}
-    return f"{prefix}/index.jsonl" in present and all(
+    index = store.get(f"{prefix}/index.jsonl") or b""
+    return hashlib.sha256(index).hexdigest() == dataset.index_sha256 and all(
         present.get(f"{prefix}/shards/{shard.name}") == shard.size for shard in dataset.shards
     )
 
