@@ -245,3 +245,18 @@ def test_renting_wants_a_fresh_look_that_may_delete(
     for late in (timedelta(seconds=1), -2 * FRESH - timedelta(seconds=1)):  # or by a wrong clock
         with pytest.raises(Failure, match="the last look was at"):
             must_be_watched(store, report.time + FRESH + late)
+
+
+def test_what_was_never_answered_for_is_noted_before_it_goes(
+    rental: Rental, provider: Linode, store: Store, clock: Clock, simulator: Simulator
+) -> None:
+    """Else the next controller would not find it, and spend its dollars again."""
+    _rent_everything(rental)
+    store.delete(f"runs/{RUN}/intents/instance-{label(RUN, 't')}.created.json")
+    _pass(clock, _LEASE)
+    for _ in range(3):
+        reap(provider, store, clock, delete=True, say=lambda line: None)
+    receipt = Rental(provider, store, RUN, clock=clock, say=lambda line: None).tear_down()
+    (line,) = (line for line in receipt.lines if line.kind is Kind.INSTANCE)
+    assert line.hours >= 2
+    assert not simulator.left()
