@@ -228,7 +228,7 @@ def test_a_token_that_may_only_look_is_no_watcher(
         report = reap(reader, store, clock, delete=True)
     assert "linodes:read_write" in report.unseen[Kind.INSTANCE]
     with pytest.raises(Failure, match="cannot see machines"):
-        must_be_watched(store, clock.now())
+        must_be_watched(store, report.time)
 
 
 def test_renting_wants_a_fresh_look_that_may_delete(
