@@ -171,13 +171,13 @@ def test_what_it_cannot_see_keeps_it_from_nothing_else(
         report = reap(provider, store, clock, delete=True)
     assert list(report.unseen) == ["key"]
     assert {thing.kind for thing in simulator.left()} == {"key"}
-    must_be_watched(store, clock.now())
+    must_be_watched(store, report.time)
     simulator.faults.clear()
     simulator.faults.add("missing_scope", path="/linode/instances", scope="linodes*")
-    reap(provider, store, clock, delete=True)
+    report = reap(provider, store, clock, delete=True)
     assert not simulator.left()
     with pytest.raises(Failure, match="cannot see machines"):
-        must_be_watched(store, clock.now())
+        must_be_watched(store, report.time)
     simulator.faults.clear()
     simulator.faults.add("expired_token")
     with pytest.raises(Failure, match="token"):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from infra.clock import Clock
 from infra.failure import Cause, Failure
@@ -319,3 +319,42 @@ def test_absence_counts_only_after_two_listings(
     simulator.faults.add("stale_listing", label=machine.label, times=1)
     Rental(provider, store, RUN, clock=clock, say=lambda line: None).tear_down()
     assert not simulator.left()
+
+
+def test_a_creation_that_the_store_did_not_take_is_noted_at_its_end(
+    rental: Rental,
+    simulator: Simulator,
+    provider: Linode,
+    store: Store,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else whoever goes on with the run would spend its dollars again."""
+    order = _order(rental)
+    intend = store.write
+
+    def refuse(key: str, model: BaseModel) -> None:
+        if "instance" in key and ".created" in key:
+            raise Failure(Cause.STORE, "The store is away.")
+        intend(key, model)
+
+    monkeypatch.setattr(store, "write", refuse)
+    with pytest.raises(Failure, match="away"):
+        rental.create(order, price=_PRICE, until=clock.now() + timedelta(hours=5))
+    monkeypatch.undo()
+    rental.release(order.label)
+    assert not [thing for thing in simulator.left() if thing.kind == "instance"]
+    again = Rental(provider, store, RUN, clock=clock, say=lambda line: None)
+    assert again.committed() == pytest.approx(_PRICE)
+    again.tear_down()
+
+
+def test_what_was_never_answered_for_counts_as_spent(
+    rental: Rental, provider: Linode, store: Store, clock: Clock
+) -> None:
+    """The controller died before the answer: the next one must not rent for the same dollars."""
+    machine = _create(rental)
+    store.delete(run_key(RUN, "intents", f"instance-{machine.label}.created.json"))
+    again = Rental(provider, store, RUN, clock=clock, say=lambda line: None)
+    assert again.committed() == pytest.approx(5 * _PRICE)
+    again.tear_down()
