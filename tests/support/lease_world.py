@@ -157,7 +157,7 @@ class World:
         end = thing.gone or self.clock.now()
         if thing.tags:
             return next(i.until for i in intents if (i.kind, i.label) == (thing.kind, thing.label))
-        return max(intent.until for intent in intents if intent.time <= end)
+        return max((intent.until for intent in intents if intent.time < end), default=end)
 
     def look(self) -> None:
         """The reaper that a lease counts on; what is wrong elsewhere is not wrong with it."""
