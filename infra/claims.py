@@ -122,19 +122,10 @@ class Hold:
         latest = max(entry.modified for entry in entries)  # which the store said just now
         seen = []
         for entry in entries:
-            if claim := self._read(entry.key):
+            if claim := self._store.read_whole(entry.key, Claim):  # else withdrawn, or damaged
                 silent = latest - entry.modified >= self._silent or has_ended(claim.process)
                 seen.append(_Seen(claim, entry.modified, alive=not silent))
         return seen
-
-    def _read(self, key: str) -> Claim | None:
-        """None where it was withdrawn meanwhile, or is damaged: it will be written again."""
-        try:
-            return self._store.read(key, Claim)
-        except Failure as failure:
-            if failure.cause is not Cause.CORRUPT:
-                raise
-            return None
 
     def _renew(self) -> None:
         while not self._ended.wait(self._every):
