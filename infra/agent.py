@@ -4,63 +4,75 @@
 
 It needs nobody to finish: the controller may vanish, and the store may be away for a while. The
 job sees one folder and gets none of the agent's keys. SIGTERM stops the job, which may write a
-checkpoint first; the end of every story is `result.json`.
+checkpoint first; the end of every story is `result.json`. An agent that is started again in the
+same folder goes on from the newest checkpoint, in the time that was left.
 """
 
 import argparse
 import contextlib
-import fcntl
 import json
-import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from infra.deadline import Deadline, seconds_noted
+from infra.evidence import Witness
 from infra.failure import Cause, Failure
 from infra.heartbeat import Pulse
-from infra.launch import AGENT, GROUP
+from infra.job import Job, was_told_to_stop
+from infra.launch import alone, take_secrets
 from infra.log import LogWriter
 from infra.mirror import Mirror
-from infra.processes import end_group, end_with_parent, note_group
 from infra.protocol import JobSpec, Result, now, run_key
+from infra.restart import GoingDown, restarted_at_boot
 from infra.stores import Store, hashes_to
+from infra.verdict import gpu_failed, verdict
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint
 LAST_UPLOAD = 300.0  # seconds that the agent may take afterwards, to send it
 UNSENT = "result.json"  # in the job's folder, when the store could not take it
+_DEADLINE = "deadline.json"  # in the job's folder: what is left of its time
 _FAILURE = "failure.json"  # the job's own word on why it failed: cause, message
 _AWAY = 600.0  # seconds that the last words may wait for a store that does not answer
 # Seconds that a store may refuse, while the job runs and at its end: room and rights seldom come
 # by themselves, a job without a store works for nothing, and a person waits for the reason.
 _REFUSED, _REFUSED_LAST = 60.0, 10.0
-_KEYS = ("AWS_", "LINODE_", "PREFECT_")  # environment that the job must not see
+_SHUTDOWN = 1.0  # seconds in which a machine that goes down tells everybody on it
 
 
 class Agent:
-    """Runs one job from its spec to its result."""
+    """Runs one job from its spec to its result; `restarts` where it is started again at boot."""
 
     def __init__(
-        self, store: Store, run_id: str, job: Path, poll: float, grace: float = GRACE
+        self,
+        store: Store,
+        run_id: str,
+        job: Path,
+        poll: float,
+        grace: float = GRACE,
+        *,
+        restarts: bool = False,
     ) -> None:
         self._store = store
         self._run_id = run_id
         self._job = job
         self._poll = poll
         self._grace = grace
+        self._restarts = restarts
         self._log = job / "log.txt"
         self._log_writer = LogWriter(store, run_id, self._log)
         self._mirror = Mirror(store, run_id, job / "out")
         self._pulse = Pulse(store, run_id, job / "out" / "progress.json", poll)
+        self._deadline: Deadline | None = None
         self._stop: Failure | None = None
+        self._going_down = False
         self._started = now()
         self._begun = time.monotonic()
 
@@ -70,13 +82,23 @@ class Agent:
             Cause.CANCELLED, "Stopped on request; what was learned so far is in its checkpoint."
         )
 
+    def go_down(self, *_signal: int | FrameType | None) -> None:
+        """Stop the job because the machine goes down: no result, since it goes on afterwards."""
+        self._going_down = True
+        self._stop = self._stop or Failure(Cause.AGENT_LOST, "The machine is going down.")
+
     def run(self) -> Result:
         """Prepare, run, mirror, and write the result.
 
         Where the store cannot take it, the result is left in the job's folder and Failure raised.
+        Raises GoingDown when the machine does.
         """
         with self._pulse:
             result = self._outcome()
+            if self._going_down and result.cause is not None:
+                with contextlib.suppress(Failure):  # it is on the disk as well
+                    self._mirror_all()
+                raise GoingDown
             self._pulse.state = "finishing"
             try:
                 return self._insist(result)
@@ -86,21 +108,39 @@ class Agent:
 
     def _outcome(self) -> Result:
         try:
-            spec = self._store.read(run_key(self._run_id, "spec.json"), JobSpec)
-            if spec is None:
-                raise Failure(Cause.BAD_INPUT, f"There is no run {self._run_id} in the store.")
-            self._prepare(spec)
+            spec, deadline = self._prepared()
             self._pulse.state = "running"
-            return self._run_job(spec)
+            return self._run_job(spec, deadline)
         except Failure as failure:
             return self._result(None, failure.cause, str(failure))
         except Exception as error:
             traceback.print_exc()
             return self._broken(error)
 
-    def _prepare(self, spec: JobSpec) -> None:
+    def _prepared(self) -> tuple[JobSpec, Deadline]:
+        """Prepare; what had begun before waits for a store that is away, and stays paid for."""
+        left = seconds_noted(self._job / _DEADLINE)
+        while True:
+            try:
+                return self._prepare()
+            except Failure as failure:
+                late = left is None or time.monotonic() > self._begun + left
+                if late or failure.permanent or failure.cause is not Cause.STORE:
+                    raise
+                _say(failure)
+            if self._stop:
+                raise self._stop
+            time.sleep(self._poll)
+
+    def _prepare(self) -> tuple[JobSpec, Deadline]:
+        spec = self._store.read(run_key(self._run_id, "spec.json"), JobSpec)
+        if spec is None:
+            raise Failure(Cause.BAD_INPUT, f"There is no run {self._run_id} in the store.")
         out = self._job / "out"
         out.mkdir(parents=True, exist_ok=True)
+        self._deadline = self._deadline or Deadline(
+            self._job / _DEADLINE, spec.ordered.isoformat(), spec.deadline_seconds, self._begun
+        )
         (out / _FAILURE).unlink(missing_ok=True)  # an earlier attempt's
         self._mirror.restore()
         self._log_writer.go_on()
@@ -109,58 +149,39 @@ class Agent:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         for wanted in spec.inputs:
-            self._must_go_on(spec)
+            self._must_go_on(self._deadline)
             path = self._job / wanted.path
             if not hashes_to(path, wanted.sha256):  # a reboot may have cost what was fetched before
                 self._store.get_file(wanted.key, path, sha256=wanted.sha256, link=True)
-        self._must_go_on(spec)
+        self._must_go_on(self._deadline)
+        return spec, self._deadline
 
-    def _must_go_on(self, spec: JobSpec) -> None:
-        if self._stop is None and time.monotonic() > self._begun + spec.deadline_seconds:
-            self._stop = _deadline()
-        if self._stop:
+    def _must_go_on(self, deadline: Deadline) -> None:
+        if self._must_stop(deadline):
+            assert self._stop
             raise self._stop
 
-    def _run_job(self, spec: JobSpec) -> Result:
-        argv = [sys.executable, *spec.argv[1:]] if spec.argv[0] == "python" else [*spec.argv]
-        deadline = self._begun + spec.deadline_seconds
-        with self._log.open("wb") as log:
-            child = subprocess.Popen(
-                argv,
-                cwd=self._job,
-                env=_without_keys() | (self._keys() if spec.uses_store else {}),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-            )
-        with contextlib.suppress(OSError):  # a full disk; the agent itself needs no note
-            note_group(self._job / GROUP, child.pid)
+    def _must_stop(self, deadline: Deadline) -> bool:
+        deadline.keep()
+        if self._stop is None and deadline.passed:
+            self._stop = _deadline()
+        return self._stop is not None
+
+    def _run_job(self, spec: JobSpec, deadline: Deadline) -> Result:
+        witness = Witness()
+        if self._restarts and witness.gpu_problem:  # it was well when the machine was set up
+            raise Failure(Cause.DRIVER, gpu_failed(witness.gpu_problem))
+        job = Job(spec.argv, self._job, self._log, self._keys() if spec.uses_store else {})
         ended = threading.Event()
         # Apart from the job's supervision, which must not wait for a store that does not answer.
         reporter = threading.Thread(target=self._report_until, args=(ended,))
         reporter.start()
-        kill_at = math.inf
         try:
-            while True:
-                try:
-                    child.wait(self._poll)
-                    break
-                except subprocess.TimeoutExpired:
-                    pass
-                if self._stop is None and time.monotonic() > deadline:
-                    self._stop = _deadline()
-                if self._stop and kill_at == math.inf:
-                    kill_at = time.monotonic() + self._grace
-                    child.terminate()
-                if time.monotonic() > kill_at:
-                    break
+            code = job.wait(self._poll, self._grace, lambda: self._must_stop(deadline))
         finally:
-            end_group(child)
             ended.set()
             reporter.join()
-        return self._judge(child.returncode)
+        return self._judge(code, job, witness)
 
     def _keys(self) -> dict[str, str]:
         keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
@@ -181,26 +202,18 @@ class Agent:
             except Exception:
                 traceback.print_exc()  # a broken mirror must not break the job
 
-    def _judge(self, code: int) -> Result:
+    def _judge(self, code: int, job: Job, witness: Witness) -> Result:
         """Whose fault it was: the job's own word counts first, then how it ended."""
         if code == 0:
             return self._result(0, None, "done")
+        if self._restarts and was_told_to_stop(code) and self._stop is None:
+            time.sleep(_SHUTDOWN)  # who told the job may be about to tell us
         if self._stop:
             return self._result(code, self._stop.cause, str(self._stop))
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             said = json.loads((self._job / "out" / _FAILURE).read_bytes())
             return self._result(code, Cause(said["cause"]), said["message"])
-        if code == -signal.SIGKILL:
-            return self._result(
-                code,
-                Cause.OUT_OF_MEMORY,
-                "The job was killed from outside, as Linux does when memory runs out: take a "
-                "smaller --set batch_size or fewer workers.",
-            )
-        tail = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-        return self._result(
-            code, Cause.USER_ERROR, f"The job ended with code {code}: {' '.join(tail)}"
-        )
+        return self._result(code, *verdict(code, job.last_words(), witness.evidence()))
 
     def _result(self, code: int | None, cause: Cause | None, message: str) -> Result:
         return Result(
@@ -237,6 +250,8 @@ class Agent:
                 return result
             except Failure as failure:
                 _say(failure)
+                if self._going_down:
+                    raise GoingDown from failure
                 patience = _REFUSED_LAST if failure.permanent else _AWAY
                 waited_for = self._stop is not None and self._stop.cause is Cause.CANCELLED
                 if waited_for or time.monotonic() > began + patience:
@@ -260,59 +275,12 @@ def _deadline() -> Failure:
     )
 
 
-def _without_keys() -> dict[str, str]:
-    """This environment less every key; the job needs a folder and, if asked, W&B."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(_KEYS)}
-    nothing = {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
-    return kept | nothing | {"PYTHONUNBUFFERED": "1"}
-
-
-@contextmanager
-def _alone(job: Path) -> Iterator[None]:
-    """Let no other agent work in this folder; Failure(BAD_INPUT) where one does."""
-    try:
-        job.mkdir(parents=True, exist_ok=True)
-        note = (job / AGENT).open("a")
-    except OSError:  # nothing can be written here, which the result will say
-        yield
-        return
-    with note:
-        try:
-            fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure(
-                Cause.BAD_INPUT,
-                f"An agent works in {job} already; wait for it, or stop it first.",
-                permanent=True,
-            ) from None
-        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
-            note_group(job / AGENT, os.getpid())
-        yield
-
-
-def _take_secrets(file: Path) -> None:
-    """Read keys into this process's environment, where /proc shows none, and remove the file."""
-    try:
-        said = file.read_bytes()
-        file.unlink()
-        secrets = json.loads(said)
-        os.environ.update(secrets)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        # Not what it says in full: that may quote the keys.
-        raise Failure(
-            Cause.BAD_INPUT,
-            f"{file} is not a readable JSON object of environment variables "
-            f"({type(error).__name__}).",
-        ) from None
-
-
 def _say(failure: Failure) -> None:
     stamp = datetime.now().astimezone().isoformat(timespec="seconds")
     print(f"{stamp} {failure.cause} {failure}", file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Command line; 0 when the result says done, 1 otherwise."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m infra.agent",
         description=__doc__,
@@ -328,20 +296,38 @@ def main() -> int:
     parser.add_argument(
         "--secrets", type=Path, help="JSON object of environment variables; is removed when read"
     )
-    args = parser.parse_args()
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="go on after a reboot: leaves the order for that beside the job's folder, with the "
+        "secrets; SIGTERM then says that the machine goes down, SIGINT is to stop",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Command line; 0 when the result says done, 1 otherwise."""
+    args = _arguments()
     job = args.job.absolute()
     try:
-        if args.secrets:
-            _take_secrets(args.secrets)
+        secrets = take_secrets(args.secrets) if args.secrets else {}
         store = Store.open(args.store)
-        with _alone(job):
-            agent = Agent(store, args.run, job, args.poll, args.grace)
-            signal.signal(signal.SIGTERM, agent.stop)
+        with alone(job):
+            agent = Agent(store, args.run, job, args.poll, args.grace, restarts=args.restart)
+            signal.signal(signal.SIGTERM, agent.go_down if args.restart else agent.stop)
             signal.signal(signal.SIGINT, agent.stop)
-            return 0 if agent.run().cause is None else 1
+            order = (
+                restarted_at_boot(job.parent, args.store, args.run, secrets)
+                if args.restart
+                else nullcontext()
+            )
+            with order:
+                return 0 if agent.run().cause is None else 1
     except Failure as failure:
         _say(failure)
-        return 1
+    except GoingDown:
+        print("the machine goes down", file=sys.stderr, flush=True)
+    return 1
 
 
 if __name__ == "__main__":

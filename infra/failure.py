@@ -10,6 +10,8 @@ class Cause(StrEnum):
     STORE = "STORE"
     USER_ERROR = "USER_ERROR"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    DRIVER = "DRIVER"  # the GPU or its driver does not work
+    KILLED = "KILLED"  # somebody ended the job, and it was not for want of memory
     AGENT_LOST = "AGENT_LOST"
     DEADLINE = "DEADLINE"
     NO_CAPACITY = "NO_CAPACITY"  # the provider has no such machine free
@@ -28,7 +30,13 @@ class Cause(StrEnum):
 
 
 # A machine that is lost or no good says nothing of the next one.
-_OF_THE_MACHINE = {Cause.AGENT_LOST, Cause.STALLED, Cause.SETUP_FAILED}
+_OF_THE_MACHINE = {
+    Cause.AGENT_LOST,
+    Cause.STALLED,
+    Cause.SETUP_FAILED,
+    Cause.DRIVER,
+    Cause.KILLED,
+}
 # What the caller can cure by changing the command line exits 2, like any other wrong input.
 _WRONG_INPUT = {Cause.BAD_INPUT, Cause.STORE}
 

@@ -6,6 +6,8 @@
 
 The keys go in through the input of the program that starts the agent. They are in no argument and
 in no environment that others on the machine can see, and in a file only until the agent read it.
+On a rented machine, which shall go on by itself after a reboot, a file for root alone keeps them
+until the agent has ended (`restart.py`); the machine's disk is deleted with it.
 """
 
 import json
@@ -62,18 +64,21 @@ def start_agent(
     store_url: str,
     run_id: str,
     secrets: Mapping[str, str],
+    restart: bool = False,
 ) -> None:
     """Start the agent with `secrets` as its environment; returns when it runs, on its own.
 
-    The file that AWS_CA_BUNDLE names here goes along. Raises Failure(SETUP_FAILED) with the
-    agent's own words when it does not start; then the keys are on the machine no more.
+    With `restart` it goes on after a reboot. The file that AWS_CA_BUNDLE names here goes along.
+    Raises Failure(SETUP_FAILED) with the agent's own words when it does not start; then the keys
+    are on the machine no more.
     """
     folder = run_folder(connection, run_id)
     environment = dict(secrets)
     if authority := environment.get(_AUTHORITY):
         environment[_AUTHORITY] = f"{folder}/ca.pem"
         connection.put(_content(authority), environment[_AUTHORITY])
-    command = launch(python, code, "start", folder, "--store", store_url, "--run", run_id)
+    order = ("start", folder, "--store", store_url, "--run", run_id)
+    command = launch(python, code, *order, *(["--restart"] if restart else []))
     try:
         connection.run(command, json.dumps(environment).encode(), timeout=_START)
     except CommandFailed as failure:

@@ -1,36 +1,88 @@
 """A run's log in the store: immutable pieces `log/<offset>.txt`, named by their first byte."""
 
+import contextlib
 from pathlib import Path, PurePosixPath
 
+from pydantic import BaseModel, ValidationError
+
+from infra.durable import write_durably
 from infra.protocol import run_key
-from infra.stores import Store
+from infra.stores import Entry, Store
+
+
+class _Position(BaseModel):
+    begins: int  # where the file begins in the run's log, bytes
+    sent: int  # how much of the file is in the store, bytes
 
 
 class LogWriter:
-    """Sends what a growing file has got since the last time, as a piece of its own."""
+    """Sends what a growing file has got since the last time, as a piece of its own.
+
+    Beside the file a note says how far it was sent, so that an agent that is started again on the
+    same disk sends what the one before it could not.
+    """
 
     def __init__(self, store: Store, run_id: str, path: Path) -> None:
         self._store = store
         self._folder = run_key(run_id, "log")
         self._path = path
-        self._begins = 0  # where this file begins in the run's log, bytes
-        self._sent = 0
+        self._note = path.with_suffix(".sent")
+        self._at = _Position(begins=0, sent=0)
 
     def go_on(self) -> None:
-        """Begin after what an earlier agent of the same run had sent."""
-        for piece in self._store.list(self._folder):
-            self._begins = int(PurePosixPath(piece.key).stem) + piece.size
+        """Begin after what earlier agents of the same run had sent, on a line of its own.
+
+        What the store lost of the log's end, and has not got of the file, is sent again.
+        """
+        pieces = list(self._store.list(self._folder))
+        end = _offset(pieces[-1]) + pieces[-1].size if pieces else 0
+        size = self._path.stat().st_size if self._path.exists() else 0
+        noted = self._noted()
+        # Never more than is here or there: a power cut takes the file's end, a fault the store's.
+        sent = max(0, min(noted.sent, size, end - noted.begins))
+        for piece in pieces:  # that were sent, before this could be noted
+            if _offset(piece) == noted.begins + sent and sent < size:
+                said = self._store.get(piece.key)
+                sent += piece.size if said == self._said(sent, piece.size) else 0
+        self._now_at(end - sent, sent)
+        last = self._said(size - 1, 1) if size > sent else self._last_byte(pieces)
+        if last not in (b"", b"\n"):  # whoever wrote it was cut off
+            with self._path.open("ab") as log:
+                log.write(b"\n")
 
     def send(self) -> None:
         """Send what is new. Raises Failure(STORE); call it again."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as log:
-            log.seek(self._sent)
-            piece = log.read()
+        piece = self._said(self._at.sent, -1)
         if piece:
-            self._store.put(f"{self._folder}/{self._begins + self._sent:012d}.txt", piece)
-            self._sent += len(piece)
+            at = self._at.begins + self._at.sent
+            self._store.put(f"{self._folder}/{at:012d}.txt", piece)
+            self._now_at(self._at.begins, self._at.sent + len(piece))
+
+    def _now_at(self, begins: int, sent: int) -> None:
+        self._at = _Position(begins=begins, sent=sent)
+        with contextlib.suppress(OSError):  # a full disk: what the store has says it as well
+            write_durably(self._note, self._at.model_dump_json())
+
+    def _noted(self) -> _Position:
+        try:
+            return _Position.model_validate_json(self._note.read_bytes())
+        except (OSError, ValidationError):
+            return self._at
+
+    def _said(self, start: int, size: int) -> bytes:
+        try:
+            with self._path.open("rb") as log:
+                log.seek(start)
+                return log.read(size)
+        except FileNotFoundError:
+            return b""
+
+    def _last_byte(self, pieces: list[Entry]) -> bytes:
+        return (self._store.get(pieces[-1].key) or b"")[-1:] if pieces else b""
+
+
+def _offset(piece: Entry) -> int:
+    return int(PurePosixPath(piece.key).stem)
 
 
 class LogReader:

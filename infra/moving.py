@@ -26,6 +26,8 @@ if [ "$code" = 2 ]; then mkfs.ext4 -q "$device"; elif [ "$code" != 0 ]; then
 mkdir -p "$folder"
 mountpoint -q "$folder" || mount "$device" "$folder"
 mountpoint -q "$folder"
+# After a reboot as well, before the agent on it goes on; without it the machine boots all the same.
+grep -qs "^$device " /etc/fstab || echo "$device $folder ext4 defaults,nofail 0 2" >>/etc/fstab
 """
 
 

@@ -15,9 +15,14 @@ rename or append: `progress.json` (how far it is), `failure.json` (cause and mes
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra.failure import Cause
+
+
+def now() -> datetime:
+    """The time as everything in the store writes it: UTC."""
+    return datetime.now(UTC)
 
 
 class Input(BaseModel):
@@ -40,7 +45,8 @@ class JobSpec(BaseModel):
     argv: tuple[str, ...]  # a first word `python` means the agent's own interpreter
     inputs: tuple[Input, ...] = ()
     files: dict[str, str] = {}  # small text files to write beside the inputs
-    deadline_seconds: float  # the agent stops the job after this long
+    deadline_seconds: float  # the agent stops the job after this long, reboots included
+    ordered: datetime = Field(default_factory=now)  # tells an order from its repetition
     uses_store: bool = False  # whether the job gets the agent's keys, and VOC_TRAIN_STORE
 
 
@@ -70,8 +76,3 @@ class Result(BaseModel):
 def run_key(run_id: str, *parts: str) -> str:
     """The key of something that belongs to a run."""
     return "/".join(("runs", run_id, *parts))
-
-
-def now() -> datetime:
-    """The time as everything in the store writes it: UTC."""
-    return datetime.now(UTC)

@@ -27,7 +27,8 @@ class RemoteMachine:
 
     `python` is the interpreter there, with all that the job needs. `store_url` is the store as the
     machine sees it, where that is not as we do. `secrets` is the agent's environment. `state` asks
-    whoever rented the machine out; without it, the agent is looked for over SSH. `run_id` is given
+    whoever rented the machine out, and has the agent go on by itself after a reboot; without it,
+    the agent is looked for over SSH, and keeps no keys on the disk. `run_id` is given
     when an earlier controller started the run.
     """
 
@@ -71,6 +72,7 @@ class RemoteMachine:
                 store_url=self._store_url or store.url,
                 run_id=run_id,
                 secrets=self._secrets,
+                restart=self._ask is not None,
             )
 
     def state(self) -> MachineState:

@@ -203,7 +203,9 @@ class Store:
                         self._verify(key, part, sha256)
                     part.replace(path)
             except FileNotFoundError:
-                raise Failure(Cause.STORE, f"There is no {key} in {self.url}.") from None
+                raise Failure(
+                    Cause.STORE, f"There is no {key} in {self.url}.", permanent=True
+                ) from None
             except OSError as error:
                 if error.errno not in _FULL:
                     raise

@@ -70,6 +70,34 @@ install_python() {
         --progress-bar off "${pins[@]}"
 }
 
+# A machine that was rebooted goes on with what it did, whoever has ordered it: every agent that
+# has not ended has left how it is started again.
+restart_agents_at_boot() {
+    cat >/opt/voc-train/restart-agents <<'END'
+#!/bin/sh
+for order in /root/voc-train/*/restart.sh; do
+    [ ! -f "$order" ] || sh "$order"
+done
+END
+    # Agents live on when all are started; a store refuses whose clock is not set yet.
+    cat >/etc/systemd/system/voc-train.service <<'END'
+[Unit]
+Description=Start the agents of voc-train that have not ended
+Wants=network-online.target time-sync.target
+After=network-online.target time-sync.target remote-fs.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+User=root
+ExecStart=/bin/sh /opt/voc-train/restart-agents
+
+[Install]
+WantedBy=multi-user.target
+END
+    systemctl enable voc-train.service
+}
+
 # No question is ever answered here, and no service restarted behind our back.
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
 echo "$(date --utc +%FT%TZ) Linode ${LINODE_ID:-?} begins, kernel $(uname -r)"
@@ -103,9 +131,11 @@ install_driver() {
     modprobe -r nouveau || true
     retry modprobe nvidia
     retry modprobe nvidia-uvm
+    printf '%s\n' nvidia nvidia-uvm >/etc/modules-load.d/voc-train.conf  # after a reboot, too
 }
 
 install_driver
 retry nvidia-smi --query-gpu=index,name,driver_version,memory.total --format=csv,noheader
 install_python
+restart_agents_at_boot
 "$venv/bin/python" -c 'import torch; assert torch.cuda.is_available(), "PyTorch sees no GPU"'

@@ -68,6 +68,8 @@ def lay_out(folder: Path, *, gpus: int, faults: Collection[MachineFault]) -> Non
         (folder / name).mkdir(parents=True)
     for name in ("var/lib/simulated", "var/log", "var/tmp", "etc/ssh", "etc/ssl", "root/.ssh"):
         (folder / name).mkdir(parents=True)
+    for name in ("etc/modules-load.d", "etc/systemd/system"):
+        (folder / name).mkdir(parents=True)
     for name in ("tmp", "var/tmp"):
         (folder / name).chmod(0o1777)
     for name in ("root", "root/.ssh"):

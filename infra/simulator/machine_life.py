@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from infra.simulator import sandbox
+from infra.simulator import sandbox, systemd
 from infra.simulator.machine_disk import environment
 from infra.simulator.machine_ssh import Door, program, wait_for_end
 
@@ -113,6 +113,8 @@ class Life:
         if self._cloud_init:
             for line in self._cloud_init():
                 console.write(f"cloud-init: {line}\n".encode())
+        for command in systemd.enabled_services(Path(self._walls.folder)):
+            self._say({"argv": command, "env": systemd.ENVIRONMENT})
         if self._script is not None:
             self._say({"argv": [SCRIPT], "env": environment(self._script)})
 

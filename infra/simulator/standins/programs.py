@@ -22,6 +22,7 @@ from typing import Any
 _LOG = Path("/var/log/standins.log")
 _STATE = Path("/var/lib/simulated")
 _DISKS = Path("/dev/disk/by-id")
+_UNITS = Path("/etc/systemd/system")
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 # A name, extras, conditions on the version: what pip takes without looking into the network.
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)(\[[^]]*\])?((==|>=|<=|~=|!=|<|>)[\w.*+!-]+,?)*")
@@ -64,7 +65,9 @@ def _run(name: str, called: Path, arguments: list[str]) -> int:
             return _pip(called.parent.parent, arguments)
         case "torch":
             return _torch(called.parent.parent, arguments)
-        case _:  # systemctl, reboot, add-apt-repository, …: enough that they were called
+        case "systemctl":
+            return _systemctl(arguments)
+        case _:  # reboot, add-apt-repository, …: enough that they were called
             return 0
 
 
@@ -178,6 +181,26 @@ def _nvidia_smi() -> int:
     return 0
 
 
+# Services: what is enabled is started by the next boot, see `systemd.py`
+
+
+def _systemctl(arguments: list[str]) -> int:
+    command, *units = [word for word in arguments if not word.startswith("-")] or [""]
+    if command not in ("enable", "disable"):
+        return 0
+    for unit in units:
+        file = _UNITS / unit
+        if command == "enable" and not file.is_file():
+            return _say(1, f"Failed to enable unit: Unit file {unit} does not exist.")
+        for target in re.findall(r"^WantedBy=(\S+)$", file.read_text(), re.MULTILINE):
+            wanted = _UNITS / f"{target}.wants" / unit
+            wanted.unlink(missing_ok=True)
+            if command == "enable":
+                wanted.parent.mkdir(exist_ok=True)
+                wanted.symlink_to(file)
+    return 0
+
+
 # Volumes: a folder is blank until it has what every ext4 file system has
 
 
@@ -211,10 +234,11 @@ def _blkid(arguments: list[str]) -> int:
 
 
 def _mount(arguments: list[str]) -> int:
+    wanted = [line.split()[:2] for line in Path("/etc/fstab").read_text().splitlines()]
+    if arguments == ["-a"]:
+        return max((_mount(one) for one in wanted), default=0)
     if len(arguments) == 1:  # where /etc/fstab says what belongs there
-        for line in Path("/etc/fstab").read_text().splitlines():
-            if line.split()[1:2] == arguments:
-                arguments = line.split()[:2]
+        arguments = next((one for one in wanted if one[1:] == arguments), arguments)
     if not any(word.startswith(f"{_DISKS}/") for word in arguments):
         return _real("mount", arguments)
     device = _device(arguments)
