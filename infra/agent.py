@@ -44,6 +44,8 @@ _AWAY = 600.0  # seconds that the last words may wait for a store that does not 
 # Seconds that a store may refuse, while the job runs and at its end: room and rights seldom come
 # by themselves, a job without a store works for nothing, and a person waits for the reason.
 _REFUSED, _REFUSED_LAST = 60.0, 10.0
+# A folder that is not mounted yet has no spec either.
+_STORE_IS_AWAY = (Cause.STORE, Cause.BAD_INPUT)
 _SHUTDOWN = 1.0  # seconds in which a machine that goes down tells everybody on it
 
 
@@ -125,7 +127,7 @@ class Agent:
                 return self._prepare()
             except Failure as failure:
                 late = left is None or time.monotonic() > self._begun + left
-                if late or failure.permanent or failure.cause is not Cause.STORE:
+                if late or failure.permanent or failure.cause not in _STORE_IS_AWAY:
                     raise
                 _say(failure)
             if self._stop:

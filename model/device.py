@@ -9,7 +9,10 @@ from torch.amp import GradScaler
 
 from model.errors import InputError
 
-_NO_MEMORY = re.compile(r"can't allocate memory|MPS backend out of memory|not enough memory")
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|(CUDA|MPS backend) out of memory|CUDA error: out of memory"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|not enough memory"
+)
 
 
 def pick_device(wanted: str = "auto") -> torch.device:

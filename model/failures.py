@@ -14,6 +14,12 @@ from model.recipe import Recipe
 
 _FAILURE, _TRACEBACK = "failure.json", "traceback.txt"  # in `out`: why the last attempt failed
 _NO_NORM = "Expected more than 1 value per channel"  # batch norm, of a map of 1x1
+# What a GPU or its driver says, unless the net made the mistake (an index beyond a table).
+_DRIVER = re.compile(
+    r"CUDA error(?!: (out of memory|device-side assert|an? illegal|misaligned|invalid))"
+    r"|CUDA driver (initialization failed|error|version is insufficient)|no CUDA-capable device"
+    r"|No CUDA GPUs are available|Found no NVIDIA driver|NVIDIA driver on your system is too old"
+)
 _NO_LOADER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?[\d, ]+\) (?P<end>[^\n]*)")
 
 
@@ -45,6 +51,11 @@ def explain(job: Path, error: Exception) -> tuple[str, str]:
             return error.cause, str(error)
         case _ if is_out_of_memory(error):
             return "OUT_OF_MEMORY", _too_large(job)
+        case RuntimeError() | AssertionError() if _DRIVER.search(str(error)):
+            return "DRIVER", (
+                f"The GPU or its driver failed ({_first_line(error)}): start again, on another "
+                "machine if it happens twice."
+            )
         case ValueError() if _NO_NORM in str(error):
             return "BAD_INPUT", (
                 "A single photo is so small that the net shrinks it to 1x1, which batch norm "
@@ -61,6 +72,10 @@ def explain(job: Path, error: Exception) -> tuple[str, str]:
             return "STORE", said
         case _:
             return "INTERNAL", _unforeseen(job, error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(". ")
 
 
 def _too_large(job: Path) -> str:

@@ -27,9 +27,17 @@ _ENDS = {
     ),
     "killed": (
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-        (-9, Cause.OUT_OF_MEMORY, "batch_size"),
+        (-9, Cause.KILLED, "SIGKILL, and not for want of memory"),
     ),
     "an exception": ("print('one'); 1 / 0", (1, Cause.USER_ERROR, "ZeroDivisionError: division")),
+    "no memory on the GPU": (
+        "raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')",
+        (1, Cause.OUT_OF_MEMORY, "batch_size"),
+    ),
+    "a GPU that is lost": (
+        "raise RuntimeError('CUDA error: unspecified launch failure')",
+        (1, Cause.DRIVER, "unspecified launch failure"),
+    ),
     "no word at all": ("raise SystemExit(3)", (3, Cause.USER_ERROR, "ended with code 3")),
 }
 

@@ -13,8 +13,10 @@ from agents import log_of, run_agent
 from infra.failure import Cause
 from infra.protocol import Heartbeat, JobSpec, Result
 from infra.stores import Store
+from last_words import WORDS
 from model import checkpoint
 from model.dataset import Manifest
+from model.failures import explain
 from pipeline.dataset import dataset_prefix
 from pipeline.stages.train import job_for
 from tiny import RECIPE, write_dataset
@@ -162,3 +164,14 @@ def test_every_cause_that_the_trainer_names_is_one_of_the_enumeration() -> None:
     named = {cause for path in Path(room).rglob("*.py") for cause in causes_in(path.read_text())}
     assert named >= {"BAD_INPUT", "USER_ERROR", "OUT_OF_MEMORY", "STORE", "INTERNAL"}
     assert named <= set(Cause)
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_the_trainer_says_of_a_gpu_what_the_agent_would(words: str, tmp_path: Path) -> None:
+    """What is its own mistake is nobody else's; of any other job's the agent blames the user."""
+    (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
+    cause, message = explain(tmp_path, RuntimeError(words))
+    assert cause == (WORDS[words] or "INTERNAL")
+    assert Cause(cause)
+    if cause == "DRIVER":
+        assert words.splitlines()[0] in message
