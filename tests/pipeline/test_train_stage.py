@@ -8,6 +8,7 @@ import pytest
 
 from agents import is_running, job_spec, until
 from infra.failure import Cause, Failure
+from infra.lease import Patience
 from infra.machines import LocalMachine
 from infra.protocol import Result
 from infra.stores import Store
@@ -99,6 +100,20 @@ def test_a_failed_job_raises_its_cause_after_its_last_line(
         train(job_spec(code), store, machine, say=said.append)
     assert caught.value.cause is Cause.OUT_OF_MEMORY
     assert said == ["no memory"]
+
+
+def test_an_agent_that_is_silent_is_given_up(store: Store, machine: LocalMachine) -> None:
+    jobs: list[int] = []
+
+    def freeze_agent(line: str) -> None:
+        jobs.append(int(line))
+        for agent in _agents():
+            agent.suspend()
+
+    with pytest.raises(Failure, match=r"Nothing was heard from this computer") as caught:
+        train(job_spec(_LONG), store, machine, patience=Patience(stall=5), say=freeze_agent)
+    assert caught.value.cause is Cause.STALLED
+    assert not is_running(jobs[0])
 
 
 def test_an_agent_that_dies_is_lost_and_says_what_it_can(
