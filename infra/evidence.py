@@ -97,6 +97,7 @@ def gpu_problem() -> str | None:
     try:
         asked = subprocess.run(
             _ASK_GPU,
+            env={"PATH": os.environ.get("PATH", os.defpath)},  # and none of the agent's keys
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -117,6 +117,14 @@ def test_a_gpu_that_stops_answering(box: Box, nvidia_smi: Callable[[str], None])
     assert witness.evidence().gpu_trouble == "Unable to determine the device handle for GPU0"
 
 
+def test_nvidia_smi_gets_no_key(
+    box: Box, nvidia_smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    nvidia_smi('echo "key: $AWS_SECRET_ACCESS_KEY"; exit 9')
+    assert box.witness().gpu_problem == "key: "
+
+
 def test_a_driver_that_hangs(
     box: Box, nvidia_smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
