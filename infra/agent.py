@@ -46,7 +46,7 @@ _AWAY = 600.0  # seconds that the last words may wait for a store that does not 
 _REFUSED, _REFUSED_LAST = 60.0, 10.0
 # A folder that is not mounted yet has no spec either.
 _STORE_IS_AWAY = (Cause.STORE, Cause.BAD_INPUT)
-_SHUTDOWN = 1.0  # seconds in which a machine that goes down tells everybody on it
+_SHUTDOWN = 3.0  # seconds in which a machine that goes down tells everybody on it
 
 
 class Agent:

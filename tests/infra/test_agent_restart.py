@@ -202,7 +202,9 @@ def test_a_job_that_hears_of_the_shutdown_first_is_no_failure(
     put_spec(store, f"import os\nprint(os.getpid(), flush=True)\n{_twice}")
     agent = start("--restart")
     until(lambda: b"at one" in log_of(store))
-    os.kill(int(log_of(store).split()[0]), signal.SIGTERM)
+    job = int(log_of(store).split()[0])
+    os.kill(job, signal.SIGTERM)
+    until(lambda: not is_running(job))
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(PATIENCE) == 1
     assert store.get("runs/r/result.json") is None

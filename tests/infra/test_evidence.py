@@ -122,7 +122,7 @@ def test_nvidia_smi_gets_no_key(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     nvidia_smi('echo "key: $AWS_SECRET_ACCESS_KEY"; exit 9')
-    assert box.witness().gpu_problem == "key: "
+    assert box.witness().gpu_problem == "key:"
 
 
 def test_a_driver_that_hangs(
