@@ -19,6 +19,7 @@ import time
 import traceback
 from contextlib import nullcontext
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -231,8 +232,8 @@ class Agent:
         )
 
     def _mirror_all(self, *, last: bool = False) -> None:
-        self._log_writer.send()
-        self._mirror.sync(last=last)
+        # A checkpoint that is in the store has its log there, too.
+        self._mirror.sync(last=last, first=partial(self._log_writer.send, last=last))
 
     def _insist(self, result: Result) -> Result:
         """Bring the last words home even if the store is away for a while; returns them."""
@@ -248,7 +249,7 @@ class Agent:
                     result = self._broken(error)
                 self._pulse.stop()  # the result is the last object
                 self._pulse.beat()  # with the job's last word on how far it came
-                self._store.write(run_key(self._run_id, "result.json"), result)
+                self._write(result)
                 return result
             except Failure as failure:
                 _say(failure)
@@ -259,6 +260,13 @@ class Agent:
                 if waited_for or time.monotonic() > began + patience:
                     raise
                 time.sleep(5)
+
+    def _write(self, result: Result) -> None:
+        """Write the last word, and see that it is there: whoever follows waits for nothing else."""
+        key = run_key(self._run_id, "result.json")
+        self._store.write(key, result)
+        if self._store.read_whole(key, Result) != result:
+            raise Failure(Cause.STORE, f"{key} is not what was written there a moment ago.")
 
     def _leave_here(self, result: Result, failure: Failure) -> None:
         """Say on this computer what the store could not be told."""
@@ -291,7 +299,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--store", required=True, help="file:///folder or s3://bucket/prefix")
     parser.add_argument("--run", required=True, help="the run's id; its spec must be in the store")
     parser.add_argument("--job", required=True, type=Path, help="the job's folder; is made")
-    parser.add_argument("--poll", type=float, default=1.0, help="seconds between two looks")
+    poll = float(os.environ.get("VOC_TRAIN_POLL") or 1)
+    parser.add_argument(
+        "--poll", type=float, default=poll, help="seconds between two looks (VOC_TRAIN_POLL, or 1)"
+    )
     parser.add_argument(
         "--grace", type=float, default=GRACE, help="seconds for the job between stop and kill"
     )

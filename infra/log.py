@@ -50,13 +50,24 @@ class LogWriter:
             with self._path.open("ab") as log:
                 log.write(b"\n")
 
-    def send(self) -> None:
-        """Send what is new. Raises Failure(STORE); call it again."""
+    def send(self, *, last: bool = False) -> None:
+        """Send what is new; with the `last`, what the store lost of it. Raises Failure(STORE)."""
         piece = self._said(self._at.sent, -1)
         if piece:
             at = self._at.begins + self._at.sent
             self._store.put(f"{self._folder}/{at:012d}.txt", piece)
             self._now_at(self._at.begins, self._at.sent + len(piece))
+        if last:
+            self._mend()
+
+    def _mend(self) -> None:
+        """Send again the pieces of this file that do not reach as far as they did."""
+        end = self._at.begins + self._at.sent
+        pieces = list(self._store.list(self._folder))
+        for piece, after in zip(pieces, [*map(_offset, pieces[1:]), end], strict=True):
+            start = _offset(piece) - self._at.begins
+            if start >= 0 and piece.size != after - _offset(piece):
+                self._store.put(piece.key, self._said(start, after - _offset(piece)))
 
     def _now_at(self, begins: int, sent: int) -> None:
         self._at = _Position(begins=begins, sent=sent)

@@ -6,6 +6,7 @@ moment a manifest in the store means that its blob is there too.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from infra.protocol import run_key
@@ -55,10 +56,12 @@ class Mirror:
             if not _whole(step):
                 shutil.rmtree(step)
 
-    def sync(self, *, last: bool = False) -> None:
+    def sync(self, *, last: bool = False, first: Callable[[], None] = lambda: None) -> None:
         """Send what is new, then forget what is gone. Raises Failure(STORE); call it again.
 
-        W&B's own files grow all the time and serve only afterwards: they go with the `last` sync.
+        What is here now is sent after `first` was done, which may send what has to be there before.
+        With the `last`, what the store lost of it is sent again. W&B's own files grow all the time
+        and serve only afterwards: they go with the last.
         """
         present: dict[str, Path] = {}
         for path in self._folder.rglob("*"):
@@ -68,6 +71,17 @@ class Mirror:
             plain = path.is_file() and not path.is_symlink()
             if plain and not hidden and not later and name != _PROGRESS:
                 present[name] = path
+        first()
+        self._send(present)
+        if last:
+            self._distrust()
+            self._send(present)
+        gone = [n for n in self._sent.keys() - present.keys() if n.startswith(_CHECKPOINTS)]
+        for name in sorted(gone, key=lambda n: not n.endswith(_MANIFEST)):
+            self._store.delete(run_key(self._run_id, name))
+            del self._sent[name]
+
+    def _send(self, present: dict[str, Path]) -> None:
         for name in sorted(present, key=lambda n: (n.endswith(_MANIFEST), n)):
             try:
                 stamp = _stamp(present[name])
@@ -76,10 +90,13 @@ class Mirror:
                     self._sent[name] = stamp
             except FileNotFoundError:
                 continue  # a checkpoint that was superseded while we looked
-        gone = [n for n in self._sent.keys() - present.keys() if n.startswith(_CHECKPOINTS)]
-        for name in sorted(gone, key=lambda n: not n.endswith(_MANIFEST)):
-            self._store.delete(run_key(self._run_id, name))
-            del self._sent[name]
+
+    def _distrust(self) -> None:
+        """What the store has in another size than was sent counts as not sent."""
+        sizes = {one.key: one.size for one in self._store.list(run_key(self._run_id))}
+        for name, (_, size) in self._sent.items():
+            if sizes.get(run_key(self._run_id, name)) != size:
+                self._sent[name] = _UNKNOWN
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -110,7 +110,7 @@ class Tenancy:
         its agent has been heard of.
         """
         store, run_id = self.run.store, self.run.run_id
-        result = store.read(run_key(run_id, "result.json"), Result)
+        result = store.read_whole(run_key(run_id, "result.json"), Result)
         if result and result.cause is None:
             return Workplace(Attached("a machine that is done"), store, 0, begun=True)
         if result or not store.size(run_key(run_id, "heartbeat.json")):

@@ -180,7 +180,7 @@ class _Follower:
 
     def _look(self) -> Result | None:
         beat = self._store.read_whole(run_key(self._run_id, "heartbeat.json"), Heartbeat)
-        result = self._store.read(run_key(self._run_id, "result.json"), Result)
+        result = self._store.read_whole(run_key(self._run_id, "result.json"), Result)
         # Read after the result, so that with one it is the whole log.
         lines = self._log.new_lines(last=result is not None)
         if beat and beat != self._beat:
