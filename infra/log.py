@@ -64,7 +64,7 @@ class LogWriter:
         """Send again the pieces of this file that do not reach as far as they did."""
         end = self._at.begins + self._at.sent
         pieces = list(self._store.list(self._folder))
-        for piece, after in zip(pieces, [*map(_offset, pieces[1:]), end], strict=True):
+        for piece, after in zip(pieces, [*map(_offset, pieces[1:]), end], strict=False):
             start = _offset(piece) - self._at.begins
             if start >= 0 and piece.size != after - _offset(piece):
                 self._store.put(piece.key, self._said(start, after - _offset(piece)))
