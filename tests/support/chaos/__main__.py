@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from chaos.cases import Case, Verdict, recorded
+from chaos.table import markdown
 from chaos.workers import all_tried
 from chaos.world import World
 
@@ -23,6 +24,7 @@ def main() -> int:
         "--go-on", type=Path, metavar="FILE", help="note there what held, and do not try it again"
     )
     parser.add_argument("--list", action="store_true", help="only name them")
+    parser.add_argument("--table", action="store_true", help="only count them, in Markdown")
     args = parser.parse_args()
     if args.case:
         cases = [Case(args.case)]
@@ -32,6 +34,9 @@ def main() -> int:
         shard, shards = map(int, args.shard.split("/"))
         cases = [c for c in cases if args.match in c.name and c.share(shards) == shard - 1]
         cases = sorted(cases, key=lambda case: case.share(1 << 32))[: args.sample]
+    if args.table:
+        print(markdown(cases))
+        return 0
     if args.list:
         print(*(case.name for case in cases), sep="\n")
         return 0

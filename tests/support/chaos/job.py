@@ -37,7 +37,7 @@ while step < {STEPS}:
         folder = out / "checkpoints" / f".{{step}}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "blob").write_bytes(blob)
-        said = {{"step": step, "sha256": hashlib.sha256(blob).hexdigest(), "size": len(blob)}}
+        said = {{"sha256": hashlib.sha256(blob).hexdigest(), "weights_digest": state}}
         (folder / "manifest.json").write_text(json.dumps(said))
         folder.rename(out / "checkpoints" / f"{{step:08d}}")
         for old in sorted(out.glob("checkpoints/0*"))[:-2]:
@@ -55,8 +55,9 @@ def state_after(steps: int) -> str:
     return state
 
 
-def state_in(blob: bytes, manifest: bytes) -> str:
-    """The state that a checkpoint holds. Raises ValueError where it does not verify."""
-    if hashlib.sha256(blob).hexdigest() != json.loads(manifest)["sha256"]:
+def digest_in(blob: bytes, manifest: bytes) -> str:
+    """What a checkpoint ends with, ours or a trainer's. Raises ValueError for a damaged one."""
+    said = json.loads(manifest)
+    if hashlib.sha256(blob).hexdigest() != said["sha256"]:
         raise ValueError("a checkpoint whose blob is not what its manifest says")
-    return blob.decode().split()[1]
+    return str(said["weights_digest"])

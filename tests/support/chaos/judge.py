@@ -14,7 +14,7 @@ def complaints(world: World, story: Story) -> list[str]:
     """What does not hold; nothing, as it should be."""
     found = [f"{thing} is left" for thing in world.left()]
     found += [f"{thing} was left by a controller that nobody killed" for thing in story.left]
-    found += [*_bill(world, story), *_others(world), *_end(story), *_order(story)]
+    found += [*_bill(world, story), *_others(world), *_end(world, story), *_order(story)]
     return found + _log(world.store, story)
 
 
@@ -32,7 +32,7 @@ def _others(world: World) -> list[str]:
     return found
 
 
-def _end(story: Story) -> list[str]:
+def _end(world: World, story: Story) -> list[str]:
     found = []
     for ending in story.endings:
         said = ending.outcome
@@ -43,11 +43,15 @@ def _end(story: Story) -> list[str]:
     last = story.endings[-1].outcome
     if last is None:
         found.append("who came after it was killed, too")
-    elif "done" in last and last["done"] != job.state_after(job.STEPS):
+    elif "done" in last and last["done"] != _digest(world, story):
         found.append("it ended with other weights than a clean run")
     elif "done" not in last and not story.reaped:
         found.append(f"nobody could go on with it: {last}")
     return found
+
+
+def _digest(world: World, story: Story) -> str:
+    return world.undisturbed if story.trained else job.state_after(job.STEPS)
 
 
 def _order(story: Story) -> list[str]:
@@ -58,7 +62,7 @@ def _order(story: Story) -> list[str]:
         folder, _, name = key.rpartition("/")
         if not folder.startswith("checkpoints/"):
             continue
-        if name == "blob":
+        if name != "manifest.json":
             blobs.add(folder) if method == "PUT" else blobs.discard(folder)
         elif method == "PUT" and folder not in blobs:
             found.append(f"{key} was written before its blob")
@@ -73,7 +77,7 @@ def _log(store: Store, story: Story) -> list[str]:
             return [f"the log has a gap at {len(log)}, or a piece twice: {piece.key}"]
         log += store.get(piece.key) or b""
     last = story.endings[-1].outcome
-    if not last or "done" not in last:
+    if not last or "done" not in last or story.trained:
         return []
     seen = 0
     for line in log.decode().splitlines():

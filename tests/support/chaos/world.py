@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +31,10 @@ from infra.simulator.faults import Effect
 from infra.simulator.things import Instance
 from infra.stores import Store
 from pipeline.run import new_run_id
+from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from pipeline.stages.build_dataset import build_dataset
+from pipeline.stages.extract import extract
+from pipeline.stages.separate import separate
 from rentals import Account, inside, specification
 from servers.certificates import issue
 from servers.rgw import RGW
@@ -58,6 +63,7 @@ class Story:
     struck: bool
     endings: list[Ending]  # of the first controller, and of the computers after it
     reaped: bool
+    trained: bool  # a real net
     left: list[str]  # by the first controller, where nobody killed it
     written: list[tuple[str, str]]  # to the store: PUT or DELETE, and the key within the run
 
@@ -146,10 +152,29 @@ class World:
         }
         self.store = self._opened_store()
 
-    def play(self, target: str, fault: Fault | None, *, reap: bool) -> Story:
+    @cached_property
+    def dataset(self) -> str:
+        """The key of a small dataset in the store, for a real training."""
+        archive, spool = self._folder / "shapes.tar", self._folder / "spool"
+        write_sample_archive(archive, train=12, val=4, unlabelled=1)
+        extracted, _ = extract(str(archive), self.store, spool)
+        separation, _ = separate([extracted], self.store, spool)
+        built, _ = build_dataset(
+            separation, [extracted], self.store, spool, classes=SAMPLE_CLASSES, max_side=None
+        )
+        return built.key
+
+    @cached_property
+    def undisturbed(self) -> str:
+        """The digest that a real training ends with when nothing goes wrong."""
+        (ending,) = self.play("", None, reap=False, trained=True).endings
+        return (ending.outcome or {})["done"]
+
+    def play(self, target: str, fault: Fault | None, *, reap: bool, trained: bool = False) -> Story:
         """One case: a run in which that goes wrong, and who comes after it."""
         run_id = new_run_id()
         self._run_id, self._controller = run_id, None
+        self._trained = trained and self.dataset
         self.board.expect(target, self._harm(fault) if fault else Harm())
         if fault is Fault.CLOCK:
             self.account.programs = {"date": 'exec /usr/bin/date --date="1 hour" "$@"'}
@@ -170,7 +195,7 @@ class World:
             endings.append(self._controlled(run_id, resume=not reap, reap=reap))
             if reap:
                 break
-        return Story(run_id, struck, endings, reap, left, self._written())
+        return Story(run_id, struck, endings, reap, trained, left, self._written())
 
     def left(self) -> list[str]:
         """What is ours at the provider, in words."""
@@ -205,6 +230,7 @@ class World:
             resume=resume,
             reap=reap,
             marks=None if resume or reap else self.marks.port,
+            dataset=self._trained or "",
         )
         return self._run(errand)
 
@@ -317,10 +343,11 @@ class World:
     # Who does what
 
     def _store_act(self, method: str, path: str, headers: Any) -> tuple[str, str] | None:
-        """Writes, by whose key they come with."""
+        """Writes, and the look at the job's order, by whose key they come with."""
         signed = re.search(r"Credential=([^/]+)/", headers.get("authorization", ""))
         key = signed[1] if signed else ""
-        if method not in ("PUT", "POST", "DELETE") or key in self._unnamed:
+        wanted = method in ("PUT", "POST", "DELETE") or path.endswith("/spec.json")
+        if not wanted or key in self._unnamed:
             return None
         who = "controller" if key == self._access else "agent"
         return who, f"{method} {plain(path.partition('?')[0].split('/store/', 1)[-1])}"
