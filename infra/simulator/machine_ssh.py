@@ -44,6 +44,8 @@ def sshd_command(*options: str) -> list[str]:
         "AllowAgentForwarding no",
         "AllowStreamLocalForwarding no",
         "PermitTunnel no",
+        # Else bash, which runs every command, would read the .bashrc of whoever simulates this.
+        "SetEnv SHLVL=1",
         f"Subsystem sftp {sftp_server()}",
     ]
     command = [str(program("sshd")), "-i", "-e", "-f", "/dev/null"]
