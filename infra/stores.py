@@ -38,6 +38,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
 # follows it, asks again by itself for much longer.
 _CONNECT, _RETRY_FOR, _RETRIES = timedelta(seconds=5), timedelta(seconds=20), 6
+_LONGEST = timedelta(minutes=5)  # of a request whose answer comes bit by bit
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ class Entry:
 
 def s3_options() -> dict[str, Any]:
     """What obstore needs beyond the environment it reads itself, for `S3Store` and fsspec alike."""
+    silence = _silence()
+    limits = {"read_timeout": silence, "timeout": max(silence, _LONGEST)}
     options: dict[str, Any] = {
-        "client_options": {"connect_timeout": _CONNECT, "timeout": "5 minutes"},
+        "client_options": {"connect_timeout": _CONNECT, **limits},
         "retry_config": {"max_retries": _RETRIES, "retry_timeout": _RETRY_FOR},
     }
     # obstore's switch for a server without TLS, which then need not be in the environment twice.
@@ -62,6 +65,17 @@ def s3_options() -> dict[str, Any]:
     if bundle := os.environ.get("AWS_CA_BUNDLE"):
         options["client_options"]["root_certificate"] = Path(bundle).read_bytes()
     return options
+
+
+def _silence() -> timedelta:
+    """How long a request may be without an answer; the time of sending a chunk counts."""
+    said = os.environ.get("VOC_TRAIN_STORE_TIMEOUT") or "90"
+    try:
+        return timedelta(seconds=min(86400.0, max(0.1, float(said))))
+    except ValueError:
+        raise Failure(
+            Cause.BAD_INPUT, f"VOC_TRAIN_STORE_TIMEOUT is {said!r}; give seconds, like 90."
+        ) from None
 
 
 class Store:

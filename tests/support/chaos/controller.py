@@ -22,7 +22,6 @@ import infra.handover
 import infra.linode
 import infra.remote
 import infra.ssh
-import infra.stores
 import pipeline.artifacts
 import pipeline.run
 import pipeline.stages.train
@@ -51,6 +50,7 @@ _BUDGET = 5.0
 _ENOUGH = 120.0  # seconds that a job may take
 # Seconds that are real, and of the clock: as long as something that goes well takes here, and more.
 _REAL = {"login": 8.0, "set_up": 20.0, "heartbeat": 6.0, "stall": 4.0}
+_AGENT = "VOC_TRAIN_POLL=0.1 VOC_TRAIN_STORE_TIMEOUT=2"
 _OF_THE_CLOCK = {"capacity": 900.0, "boot": 1800.0, "deletion": 1800.0}
 
 
@@ -197,16 +197,8 @@ def _hurry() -> None:
         *(infra.linode.Linode.__init__.__defaults__ or ())[:-1],
         Timeouts(connect=2, read=1.5),
     )
-    options = infra.stores.s3_options
-
-    def impatient() -> dict[str, Any]:
-        found = options()
-        found["client_options"]["timeout"] = "2 seconds"
-        return found
-
-    infra.stores.s3_options = impatient
     launch = infra.handover.launch
-    infra.handover.launch = lambda *words: launch(*words).replace("env ", "env VOC_TRAIN_POLL=0.1 ")
+    infra.handover.launch = lambda *words: launch(*words).replace("env ", f"env {_AGENT} ")
     infra.remote._LOOK = 0.05
     infra.remote._DEAF = 3.0
     infra.ssh.Connection.__init__.__kwdefaults__["timeout"] = 4.0

@@ -149,6 +149,7 @@ class World:
             "AWS_CA_BUNDLE": str(certificates.ca),
             "PATH": os.environ["PATH"],
             "OMP_NUM_THREADS": "1",
+            "VOC_TRAIN_STORE_TIMEOUT": "2",
         }
         self.store = self._opened_store()
 
