@@ -27,11 +27,12 @@ class Patience:
     set_up: float = 2700  # drivers and 3 GB of Python packages
     heartbeat: float = 300  # from the agent's start to its first sign of life
     stall: float = 900  # between two signs of life
+    late: float = 330  # past its deadline, for a job's last upload; less than TEAR_DOWN
     deletion: float = 1200
 
     def in_time_of(self, clock: Clock) -> "Patience":
         """The same under a fast clock: processes run in real time, whatever the clock says."""
-        real = ("login", "set_up", "heartbeat", "stall")
+        real = ("login", "set_up", "heartbeat", "stall", "late")
         return replace(self, **{name: getattr(self, name) * clock.speed for name in real})
 
 

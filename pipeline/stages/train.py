@@ -22,7 +22,6 @@ from pipeline.dataset import dataset_prefix
 from pipeline.progress import Progress, silent
 
 _POLL, _POLL_AFAR = 0.5, 2.0  # seconds between two looks at the store; at one that is not here
-_LATE = 900.0  # seconds past its deadline after which a job is given up: a last upload takes time
 _STORE_PATIENCE = 600.0  # seconds that the store may be away: training goes on without it
 
 
@@ -140,7 +139,7 @@ class _Follower:
     ) -> None:
         self._run_id = job.run_id
         # The agent ends the job in time; this is for one that does not.
-        self._give_up = time.monotonic() + job.deadline_seconds + _LATE
+        self._give_up = clock.monotonic() + job.deadline_seconds * clock.speed + patience.late
         self._store = store
         self._machine = machine
         self._clock = clock
@@ -197,7 +196,7 @@ class _Follower:
         Whose clock is right does not matter: only whether the beat changes.
         """
         silence = self._clock.monotonic() - self._heard
-        late = time.monotonic() > self._give_up
+        late = self._clock.monotonic() > self._give_up
         if not late and silence <= (
             self._patience.stall if self._beat else self._patience.heartbeat
         ):

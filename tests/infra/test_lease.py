@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.failure import Cause, Failure
-from infra.lease import REAPED, TEAR_DOWN, billed_hours, lease, seconds_to_work
+from infra.lease import REAPED, TEAR_DOWN, Patience, billed_hours, lease, seconds_to_work
 
 _NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -72,3 +72,7 @@ def test_the_worst_case_is_within_the_budget(
         <= (budget - spent) * (1 + 1e-6) + 1e-6
     )
     assert 1 <= right.hours <= math.ceil(most)
+
+
+def test_a_late_job_is_given_up_while_there_is_time_to_delete_its_machine() -> None:
+    assert timedelta(seconds=Patience().late) < TEAR_DOWN

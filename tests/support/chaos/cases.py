@@ -89,6 +89,7 @@ def tried(world: World, case: Case) -> Verdict:
         story = world.play(case.target, case.fault, reap=case.reaped, trained=case.trained)
         wrong = complaints(world, story)
         if wrong or story.struck:
+            world.clear()
             break
     else:
         wrong.append("it never came to that")

@@ -44,6 +44,12 @@ _BUCKET = "chaos"
 _AWAY = 2.0  # seconds that a store is away, or refuses
 _ENDS = 60.0  # seconds within which whatever a controller does has to come to an end
 _KEY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+_PATHS = {
+    "instance": "/linode/instances",
+    "firewall": "/networking/firewalls",
+    "key": "/object-storage/keys",
+    "stackscript": "/linode/stackscripts",
+}
 _REGION = "us-ord"  # where the simulated account has a server behind its object storage
 
 
@@ -181,6 +187,7 @@ class World:
             self.account.programs = {"date": 'exec /usr/bin/date --date="1 hour" "$@"'}
             self.board.struck = True
         self.store_proxy.done.clear()
+        self.account.faults.clear()
         endings = [self._controlled(run_id)]
         left = [] if endings[0].outcome is None else self.left()
         self.account.programs = {}
@@ -202,6 +209,13 @@ class World:
         """What is ours at the provider, in words."""
         ours = [thing for thing in self.account.left() if thing.kind in DELETION_ORDER]
         return [f"{thing.kind} {thing.label}" for thing in ours]
+
+    def clear(self) -> None:
+        """Delete what is left, so that it is no other case's fault."""
+        self.account.faults.clear()
+        for thing in self.account.left():
+            if (path := _PATHS.get(thing.kind)) and thing.kind in DELETION_ORDER:
+                self._ask("DELETE", f"{path}/{thing.id}")
 
     def _written(self) -> list[tuple[str, str]]:
         runs = f"/runs/{self._run_id}/"
