@@ -50,7 +50,7 @@ ifeq ($(CI),true)
 else
 	@tools/system_deps.sh --check
 endif
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/ruff check

@@ -235,7 +235,7 @@ def _report(port: int) -> None:
     connection.__init__ = reported("ssh", lambda *_, **__: "connect", connection.__init__)  # type: ignore[method-assign]
     connection.run = reported("ssh", lambda _, command, *__, **___: _short(command), connection.run)  # type: ignore[method-assign]
     connection.put = reported(  # type: ignore[method-assign]
-        "ssh", lambda _, content, path, **__: f"put {plain(path)}", connection.put
+        "ssh", lambda _, content, path, **__: f"put {plain(Path(path).name)}", connection.put
     )
     subprocess.Popen.__init__ = reported(  # type: ignore[method-assign]
         "process", lambda _, command, *__, **___: Path(str(command[0])).name,

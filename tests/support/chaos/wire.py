@@ -274,7 +274,7 @@ class Marks:
 
 def plain(text: str) -> str:
     """A name without what differs from run to run: ids, hashes, addresses, times."""
-    text = unquote(text)
+    text = re.sub(r"voc_train_box-\S+", "WHEEL", unquote(text))
     text = re.sub(r"\d{6}-[0-9a-z]{5}", "RUN", text)
     text = re.sub(r"\b[0-9a-f]{12,}\b", "HASH", text)
     text = re.sub(r"\b127(\.\d+){3}(:\d+)?", "HOST", text)
