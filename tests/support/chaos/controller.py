@@ -46,7 +46,7 @@ from pipeline.parameters import Parameters
 from pipeline.run import Run, explained, new_run_id, recorded_run
 from pipeline.tenancy import Workplace
 
-_BUDGET = 5.0
+BUDGET, BUDGET_TO_LEARN = 5.0, 50.0  # dollars: a real net takes long by the fast clock
 _ENOUGH = 120.0  # seconds that a job may take
 # Seconds that are real, and of the clock: as long as something that goes well takes here, and more.
 _REAL = {"login": 8.0, "set_up": 20.0, "heartbeat": 6.0, "stall": 4.0, "late": 4.0}
@@ -103,7 +103,8 @@ def _trained(errand: Errand) -> dict[str, str]:
         if earlier.state == "done":
             return {"done": _brought_home(store, errand.run_id)}
     else:
-        run = Run(_parameters(store), [])
+        budget = BUDGET_TO_LEARN if errand.dataset else BUDGET
+        run = Run(_parameters(store, budget), [])
         run.run_id = errand.run_id
     dataset = _dataset(store, errand.dataset)
     with run.recorded(), workplaces(run, dataset) as places:
@@ -166,14 +167,14 @@ def _brought_home(store: Store, run_id: str) -> str:
     raise Failure(Cause.CORRUPT, f"No checkpoint of run {run_id} verifies; train again.")
 
 
-def _parameters(store: Store) -> Parameters:
+def _parameters(store: Store, budget: float) -> Parameters:
     return Parameters(
         archives=("https://nowhere.invalid/none.tar",),
         classes=("background", "thing"),
         recipe="tiny",
         store=store.url,
         machine="linode",
-        rental={"reaper": False, "budget": _BUDGET},
+        rental={"reaper": False, "budget": budget},
         wandb="disabled",
     )
 

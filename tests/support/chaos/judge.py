@@ -3,11 +3,10 @@
 from pathlib import PurePosixPath
 
 from chaos import job
+from chaos.controller import BUDGET, BUDGET_TO_LEARN
 from chaos.world import Story, World
 from infra.protocol import run_key
 from infra.stores import Store
-
-BUDGET = 5.0  # dollars, as the controller's
 
 
 def complaints(world: World, story: Story) -> list[str]:
@@ -20,7 +19,8 @@ def complaints(world: World, story: Story) -> list[str]:
 
 def _bill(world: World, story: Story) -> list[str]:
     dollars = sum(line.dollars for line in world.account.bill() if story.run_id in line.label)
-    return [f"it cost ${dollars:.2f} of ${BUDGET:.2f}"] if dollars > BUDGET else []
+    budget = BUDGET_TO_LEARN if story.trained else BUDGET
+    return [f"it cost ${dollars:.2f} of ${budget:.2f}"] if dollars > budget else []
 
 
 def _others(world: World) -> list[str]:

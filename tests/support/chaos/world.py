@@ -254,11 +254,12 @@ class World:
         process = self._processes.Process(target=controller.do, args=(errand,))
         process.start()
         self._controller = process
-        process.join(_ENDS)
+        ends = _ENDS * (3 if errand.dataset else 1)
+        process.join(ends)
         if process.is_alive():
             process.kill()
             process.join()
-            outcome = {"cause": "ENDLESS", "message": f"it did not end within {_ENDS:.0f} s"}
+            outcome = {"cause": "ENDLESS", "message": f"it did not end within {ends:.0f} s"}
         else:
             said = Path(errand.said)
             outcome = json.loads(said.read_text()) if said.exists() else None
