@@ -11,7 +11,7 @@ from infra.failure import Cause, Failure
 from infra.simulator.faults import Effect
 from infra.ssh import Connection
 from infra.stores import Store
-from rentals import WORKING, Account, Impatient, Renter, inside, stops
+from rentals import WORKING, Account, Impatient, Renter, inside, kill_agent, stops
 
 
 @pytest.fixture
@@ -32,13 +32,7 @@ def is_missed(renter: Renter) -> None:
 def test_a_killed_agent_is_missed(renter: Renter, impatient: Impatient) -> None:
     impatient(stall=6)
 
-    def kill() -> None:
-        for process in inside():
-            with suppress(psutil.NoSuchProcess):  # others come and go meanwhile
-                if "infra.agent" in process.cmdline():
-                    process.kill()
-
-    renter.listener.when("at work", kill)
+    renter.listener.when("at work", kill_agent)
     is_missed(renter)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from infra.failure import Cause, Failure
 from infra.simulator.faults import Effect
-from rentals import WORKING, Account, Impatient, Renter, fails
+from rentals import WORKING, Account, Impatient, Renter, fails, kill_agent
 
 # Counts to 3 with a checkpoint at 2, whose digest is what a real one's is: that of its blob.
 COUNTING = """
@@ -53,11 +53,11 @@ def test_no_other_is_rented_while_the_lost_one_may_be_there(
 ) -> None:
     impatient(stall=6, deletion=20)
 
-    def freeze() -> None:
+    def lose() -> None:
         account.faults.add(Effect.DELETE_FAILS, label=renter.label)
-        account.machine(renter.label).freeze()
+        kill_agent()
 
-    renter.listener.when("at two", freeze)
+    renter.listener.when("at two", lose)
     with pytest.raises(Failure) as caught:
         renter.rent(COUNTING)
     assert caught.value.cause is Cause.LEAKED
