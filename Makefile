@@ -61,7 +61,8 @@ bench: $(READY) ## Seconds, memory; full-width nets learn by heart
 	@.venv/bin/python tests/bench/stages.py
 	@PYTHONPATH=tests/support .venv/bin/python tests/bench/by_heart.py
 
-chaos: $(READY) ## Every act of a rental goes wrong in every way (CASE=, MATCH=, SHARD=1/4, GO_ON=file)
+# CASE=name, MATCH=part of names, SHARD=1/4, GO_ON=file to continue with.
+chaos: $(READY) ## Every act of a rental goes wrong in every way
 	@PYTHONPATH=tests/support .venv/bin/python -m chaos $(if $(CASE),--case "$(CASE)") \
 		$(if $(MATCH),--match "$(MATCH)") $(if $(SHARD),--shard $(SHARD)) \
 		$(if $(GO_ON),--go-on $(GO_ON))
