@@ -133,12 +133,10 @@ class Tenancy:
             offers = (*(one for one in offers if one not in same), *same)
         return offers
 
-    def rent_trainer(
-        self, dataset: Manifest, stage: Stage, *, offers: tuple[Offer, ...] | None = None
-    ) -> Rented:
-        """A machine with a GPU and room for the dataset; of the plan's offers, unless given."""
+    def rent_trainer(self, dataset: Manifest, stage: Stage, *, offers: tuple[Offer, ...]) -> Rented:
+        """A machine with a GPU and room for the dataset; the first of these that can be had."""
         wanted = Wanted(
-            offers=offers or self.plan.offers,
+            offers=offers,
             budget=self.plan.terms.budget,
             hours=self.plan.hours,
             script="gpu_trainer",

@@ -5,15 +5,10 @@ Before them it mounts what /etc/fstab names.
 
 from pathlib import Path
 
-# What a service of root's has in its environment (systemd.exec(5)), which is less than a login.
-ENVIRONMENT = {
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-    "LOGNAME": "root",
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "SHELL": "/bin/sh",
-    "USER": "root",
-}
+from infra.simulator.machine_disk import environment
+
+# What a service of root's has in its environment (systemd.exec(5)): as after a login, but for this.
+ENVIRONMENT = environment({"SHELL": "/bin/sh"})
 _UNITS = "etc/systemd/system"
 _TARGET = "multi-user.target"
 _START = "ExecStart="

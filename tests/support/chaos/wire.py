@@ -80,7 +80,28 @@ class Switchboard:
             return self._harm
 
 
-class Proxy:
+class _Served:
+    """A server with a thread of its own, between entering and leaving."""
+
+    _server: socketserver.TCPServer
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Proxy(_Served):
     """Passes requests on to one server; `name` says whose they are, None for nobody's business."""
 
     def __init__(
@@ -103,11 +124,6 @@ class Proxy:
         self._server.context = served
         scheme = "https" if served else "http"
         self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(
         self,
@@ -116,9 +132,7 @@ class Proxy:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__exit__(kind, error, trace)
 
     def connect(self) -> HTTPConnection:
         """A connection to the server behind it."""
@@ -235,7 +249,7 @@ def _refusal(place: str, status: int) -> bytes:
     return f"<Error><Code>{code}</Code><Message>Trouble</Message></Error>".encode()
 
 
-class Marks:
+class Marks(_Served):
     """Where a controller reports what is no request, and hears whether it may do it."""
 
     def __init__(self, board: Switchboard) -> None:
@@ -255,21 +269,6 @@ class Marks:
         self._server.daemon_threads = True
         self._server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 def plain(text: str) -> str:
