@@ -33,6 +33,7 @@ class Cause(StrEnum):
 _OF_THE_MACHINE = {
     Cause.AGENT_LOST,
     Cause.STALLED,
+    Cause.BOOT_TIMEOUT,
     Cause.SETUP_FAILED,
     Cause.DRIVER,
     Cause.KILLED,

@@ -1,7 +1,7 @@
 """From an offer to a machine that is ready for a job: create, boot, set up, see who it is.
 
-Each phase has its own deadline. A machine that does not boot is deleted before another one is asked
-for, and what it cost counts.
+Each phase has its own deadline. A machine that does not come up is deleted before another one is
+asked for, and what it cost counts.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from infra.coming_up import ComingUp
-from infra.failure import Cause, Failure
+from infra.failure import Failure
 from infra.lease import lease
 from infra.ownership import tags
 from infra.provider import (
@@ -32,7 +32,7 @@ from infra.ssh.keys import KeyPair, cloud_config
 from infra.stackscripts import published
 
 _AGAIN = 60.0  # seconds until offers that had nothing are asked again
-_BOOTS = 2  # machines that are tried before a boot that does not end is called a failure
+_TRIES = 2  # machines until one that does not boot, or cannot be set up, is called a failure
 _KEYS = 3  # keys that are minted before lost answers are called a failure
 
 
@@ -87,7 +87,7 @@ def rent(rental: Rental, wanted: Wanted, firewall: Thing) -> Rented:
     left of it.
     """
     key = KeyPair.generate(f"voc-train-{rental.run_id}")
-    boots = 0
+    tries = 0
     for offer in _walk(rental, wanted.offers):
         try:
             right = lease(
@@ -130,8 +130,8 @@ def rent(rental: Rental, wanted: Wanted, firewall: Thing) -> Rented:
         try:
             return coming.up(made)
         except Failure as failure:
-            boots += failure.cause is Cause.BOOT_TIMEOUT
-            if failure.cause is not Cause.BOOT_TIMEOUT or boots == _BOOTS:
+            tries += 1
+            if not failure.of_the_machine or tries == _TRIES:
                 raise
             rental.say(f"{failure} It is deleted, and another one tried.")
             rental.replace(made.label)

@@ -89,5 +89,12 @@ def test_who_says_nothing_is_said_to() -> None:
 
 @pytest.mark.parametrize("cause", Cause)
 def test_another_machine_is_tried_for_what_the_machine_did(cause: Cause) -> None:
-    of_the_machine = {"AGENT_LOST", "STALLED", "SETUP_FAILED", "DRIVER", "KILLED"}
+    of_the_machine = {
+        "AGENT_LOST",
+        "STALLED",
+        "BOOT_TIMEOUT",
+        "SETUP_FAILED",
+        "DRIVER",
+        "KILLED",
+    }
     assert Failure(cause, "").of_the_machine == (cause in of_the_machine)

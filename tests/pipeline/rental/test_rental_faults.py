@@ -129,7 +129,7 @@ def test_an_impostor_is_told_nothing(
         (MachineFault.PIP, "No matching distribution"),
     ],
 )
-def test_a_set_up_that_fails_shows_line_and_log(
+def test_two_set_ups_that_fail_show_line_and_log(
     renter: Renter, account: Account, ill: MachineFault, words: str
 ) -> None:
     account.ills = (ill,)
@@ -137,6 +137,22 @@ def test_a_set_up_that_fails_shows_line_and_log(
     said = fails(renter, Cause.SETUP_FAILED)
     assert "in line " in said
     assert words in "\n".join([said, *renter.listener.lines])
+    assert len(account.bill()) == 2
+
+
+def test_a_set_up_that_fails_is_paid_and_another_machine_serves(
+    renter: Renter, account: Account
+) -> None:
+    account.ills = (MachineFault.APT_FAILS,)
+    account.programs = {"sleep": ""}
+
+    def heal() -> None:
+        account.ills = ()
+
+    renter.listener.when("another one tried", heal)
+    stops(renter, "is ready at")
+    assert len(account.bill()) == 2
+    assert regions(renter)[0] != regions(renter)[1]
 
 
 def test_a_disk_too_small_for_the_data_is_refused_before_the_training(renter: Renter) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from chaos.faults import Fault, fitting
 from chaos.judge import complaints
+from chaos.play import play
 from chaos.world import World
 
 _CHANCES = 3
@@ -73,7 +74,7 @@ def recorded(world: World) -> list[Case]:
     """
     runs = []
     for _ in range(2):
-        story = world.play("", None, reap=False)
+        story = play(world, "", None, reap=False)
         if wrong := complaints(world, story):
             raise RuntimeError(f"the clean run is not clean: {'; '.join(wrong)}")
         runs.append(dict.fromkeys(world.board.passed))
@@ -86,11 +87,16 @@ def recorded(world: World) -> list[Case]:
 def tried(world: World, case: Case) -> Verdict:
     """Play it, and judge. Time passes unevenly: an act that did not come has more chances."""
     for _ in range(_CHANCES):
-        story = world.play(case.target, case.fault, reap=case.reaped, trained=case.trained)
+        story = play(world, case.target, case.fault, reap=case.reaped, trained=case.trained)
         wrong = complaints(world, story)
         if wrong or story.struck:
             world.clear()
             break
     else:
         wrong.append("it never came to that")
-    return Verdict(case, sum(e.seconds for e in story.endings), story.ends, tuple(wrong))
+    return Verdict(
+        case,
+        sum(e.seconds for e in story.endings),
+        tuple(ending.word for ending in story.endings),
+        tuple(wrong),
+    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import infra.coming_up
 import infra.handover
 import infra.linode
 import infra.remote
@@ -200,6 +201,7 @@ def _hurry() -> None:
     )
     launch = infra.handover.launch
     infra.handover.launch = lambda *words: launch(*words).replace("env ", f"env {_AGENT} ")
+    infra.coming_up._LOOK = 60.0  # of the clock: more often, and the looks delay what is awaited
     infra.remote._LOOK = 0.05
     infra.remote._DEAF = 3.0
     infra.ssh.Connection.__init__.__kwdefaults__["timeout"] = 4.0

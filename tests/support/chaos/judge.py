@@ -4,7 +4,8 @@ from pathlib import PurePosixPath
 
 from chaos import job
 from chaos.controller import BUDGET, BUDGET_TO_LEARN
-from chaos.world import Story, World
+from chaos.play import Story, undisturbed
+from chaos.world import World
 from infra.protocol import run_key
 from infra.stores import Store
 
@@ -51,21 +52,21 @@ def _end(world: World, story: Story) -> list[str]:
 
 
 def _digest(world: World, story: Story) -> str:
-    return world.undisturbed if story.trained else job.state_after(job.STEPS)
+    return undisturbed(world) if story.trained else job.state_after(job.STEPS)
 
 
 def _order(story: Story) -> list[str]:
     """Whether at any moment a checkpoint's manifest in the store meant that its blob was there."""
-    blobs: set[str] = set()
+    blobs, manifests = set[str](), set[str]()
     found = []
     for method, key in story.written:
         folder, _, name = key.rpartition("/")
         if not folder.startswith("checkpoints/"):
             continue
-        if name != "manifest.json":
-            blobs.add(folder) if method == "PUT" else blobs.discard(folder)
-        elif method == "PUT" and folder not in blobs:
-            found.append(f"{key} was written before its blob")
+        there = manifests if name == "manifest.json" else blobs
+        there.add(folder) if method == "PUT" else there.discard(folder)
+        if folder in manifests - blobs:
+            found.append(f"{method} {key}: the manifest was there, and its blob was not")
     return found
 
 

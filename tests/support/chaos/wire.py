@@ -9,7 +9,7 @@ import socketserver
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -192,7 +192,7 @@ def _handler(
             else:
                 status, headers, content = self._forward(body)
                 if status < 300:
-                    proxy.done.append((self.command, self.path))
+                    proxy.done += _done(self.command, self.path, body)
                 harm.after()
                 if harm.lost:
                     self.close_connection = True
@@ -240,6 +240,16 @@ def _handler(
         def log_message(self, format: str, *arguments: Any) -> None: ...
 
     return Handler
+
+
+def _done(method: str, path: str, body: bytes) -> Iterator[tuple[str, str]]:
+    """One act for each object, where S3 deletes several with one request."""
+    bucket, _, query = path.partition("?")
+    if method == "POST" and query == "delete":
+        for key in re.findall(rb"<Key>([^<]*)</Key>", body):
+            yield "DELETE", f"{bucket}/{key.decode()}"
+    else:
+        yield method, path
 
 
 def _refusal(place: str, status: int) -> bytes:
