@@ -42,8 +42,10 @@ class Mover:
     def put_into(self, rented: Rented) -> None:
         """Attach the Volume, mount it at ~/voc-train, and have a machine that runs with it.
 
-        It was in no machine before. Raises Failure(SETUP_FAILED) with what stood in the way.
+        One that it was in before is gone, or gives it up. Raises Failure(SETUP_FAILED) with what
+        stood in the way.
         """
+        self._until("be free", lambda: None, lambda: self._seen().attached_to is None)
         self._rental.say(f"attaching the Volume to {rented.instance.label}")
         self._until(
             "be attached",

@@ -145,7 +145,7 @@ def rent(rental: Rental, wanted: Wanted, firewall: Thing) -> Rented:
 def _walk(rental: Rental, offers: tuple[Offer, ...]) -> Iterator[Offer]:
     """Every offer in turn, again and again while there is patience."""
     give_up = rental.clock.now() + timedelta(seconds=rental.patience.capacity)
-    while True:
+    while offers:
         yield from offers
         if rental.clock.now() > give_up:
             return

@@ -27,7 +27,7 @@ class SFTPStore(Store):
     """Objects below `folder`, an absolute path on the machine that `connect` opens.
 
     A connection that broke is opened again by the next call; the call that noticed raises
-    Failure(STORE), as one to any store that is away for a while does.
+    Failure(AGENT_LOST): such a store is away because its machine is.
     """
 
     def __init__(self, connect: Callable[[], Connection], folder: str) -> None:
@@ -132,7 +132,10 @@ class SFTPStore(Store):
         except CommandFailed as failure:  # what the file system there says
             raise OSError(failure.said.strip()) from failure
         except (Lost, NotYet) as failure:
-            raise Failure(Cause.STORE, f"The store {self.url} does not answer: {failure}") from None
+            raise Failure(
+                Cause.AGENT_LOST,
+                f"The machine with the store {self.url} does not answer: {failure}",
+            ) from None
 
 
 def _join(folder: str, name: str) -> str:

@@ -33,7 +33,7 @@ from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, m
 from pipeline.stages.prepare import archives_in_store, prepare_there
 from pipeline.stages.separate import Separation
 from pipeline.stages.train import job_for, train
-from pipeline.tenancy import Workplace
+from pipeline.tenancy import MACHINES, Workplace
 from pipeline.volume_route import VolumeRoute, volume_route
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
 
 def made_by_store(run: Run) -> Made:
     """By way of the store: the machine that trains sees it, or is this computer."""
-    if earlier := preparation.prepared_earlier(run):
+    if earlier := preparation.prepared_earlier(run, run.store):
         dataset, sources = earlier
     elif run.parameters.prepared_elsewhere:
         dataset, sources = prepare_elsewhere(run)
@@ -108,8 +108,12 @@ def made_by_store(run: Run) -> Made:
 def made_by_volume(run: Run) -> Made:
     """By way of a disk that moves from the machine that prepares to the one that trains."""
     with volume_route(run) as route:  # both machines are gone after this block
-        dataset, sources = prepare_on_volume(run, route)
-        late = train_in_time(run, dataset, [move_to_trainer(run, route, dataset)])
+        dataset, sources = preparation.prepared_earlier(
+            run, route.preparer().store
+        ) or prepare_on_volume(run, route)
+        run.prepared(dataset.key, sources)
+        trainers = (move_to_trainer(run, route, dataset) for _ in range(MACHINES))
+        late = train_in_time(run, dataset, trainers)
         with explained_by(late):
             store = bring_back(run, route)
             checkpoint = fetch_best(run, store)

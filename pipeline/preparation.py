@@ -48,7 +48,7 @@ def weights_url(parameters: Parameters) -> str | None:
     return (os.environ.get(WEIGHTS_MIRROR) or None) if wanted else None
 
 
-def prepared_earlier(run: Run) -> tuple[Manifest, dict[str, str]] | None:
+def prepared_earlier(run: Run, store: Store) -> tuple[Manifest, dict[str, str]] | None:
     """The dataset of the run that this one goes on with, and its archives' sources.
 
     None where that had none yet, or the store has it no more.
@@ -56,8 +56,8 @@ def prepared_earlier(run: Run) -> tuple[Manifest, dict[str, str]] | None:
     if run.earlier is None or run.earlier.dataset is None:
         return None
     key = f"{dataset_prefix(run.earlier.dataset)}/manifest.json"
-    dataset = run.store.read(key, Manifest)
-    if dataset is None or not is_whole(dataset, run.store):
+    dataset = store.read(key, Manifest)
+    if dataset is None or not is_whole(dataset, store):
         return None
     return dataset, run.earlier.sources
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from infra.attached import Attached
 from infra.clock import Clock
+from infra.failure import Failure
 from infra.lease import Patience, seconds_to_work
 from infra.machines import Machine
 from infra.ownership import owner_of
@@ -35,7 +36,7 @@ from pipeline.run import Run, Stage
 
 KEY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _SERVER = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE")  # not secret
-_MACHINES = 3  # that are rented one after the other for a training that loses them
+MACHINES = 3  # that are rented one after the other for a training that loses them
 _ROOM = 10**9  # bytes on a machine's disk beside the data: checkpoints, log
 
 
@@ -94,7 +95,7 @@ class Tenancy:
         if self.run.earlier and (place := self._at_work()):
             self.rental.reached("training", f"{place.machine.where}, as it was begun")
             yield place
-        for _ in range(_MACHINES):
+        for _ in range(MACHINES):
             with self.run.stage("rent") as stage:
                 self.rental.say = stage.say
                 offers = self._without_the_lost(self.plan.offers)
@@ -214,11 +215,17 @@ class Tenancy:
 
     def tear_down(self) -> None:
         """Delete everything but what is kept, and show the receipt."""
-        with self.run.stage("tear-down") as stage:
-            self.rental.say = stage.say
-            receipt = self.rental.tear_down()
-            artifacts.show_receipt(receipt)
-            stage.summary = f"${receipt.dollars:.2f}; {_what_stays(receipt)}"
+        try:
+            with self.run.stage("tear-down") as stage:
+                self.rental.say = stage.say
+                receipt = self.rental.tear_down()
+                artifacts.show_receipt(receipt)
+                stage.summary = f"${receipt.dollars:.2f}; {_what_stays(receipt)}"
+        except Failure:
+            raise
+        except Exception:  # a display that fails must leave nothing there
+            self.rental.tear_down()
+            raise
 
     def keep(self, rented: Rented) -> None:
         """Leave a machine until its deadline, with its firewall and a way to log in."""

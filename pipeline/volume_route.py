@@ -9,10 +9,11 @@ trains, the Volume moves back, and the checkpoint comes home over SSH. The Volum
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 from infra.moving import Mover
-from infra.ownership import tags
+from infra.ownership import owner_of, tags
 from infra.protocol import run_key
 from infra.provider import Kind, Thing, VolumeOrder
 from infra.rented import Rented
@@ -20,6 +21,7 @@ from infra.sftp_store import SFTPStore
 from infra.ssh import Connection
 from infra.stores import Store
 from model.dataset import Manifest
+from pipeline.download.local import must_be_here
 from pipeline.plan import VOLUME_STAYS
 from pipeline.run import Run, Stage
 from pipeline.tenancy import Tenancy, Workplace, in_region, tenancy
@@ -37,9 +39,7 @@ def volume_route(run: Run) -> Iterator["VolumeRoute"]:
     """
     with tenancy(run) as tenant:
         with run.stage("rent-preparer") as stage:
-            # Of what an earlier controller left none can log in any more: it begins again.
             tenant.rental.say = stage.say
-            tenant.rental.replace(*(one.label for one in tenant.rental.there(*Kind)))
             route = VolumeRoute(run, tenant, stage)
         yield route
         tenant.rental.reached("verified", "the checkpoint is home")
@@ -52,14 +52,36 @@ class VolumeRoute:
     def __init__(self, run: Run, tenant: Tenancy, stage: Stage) -> None:
         self._run = run
         self._tenant = tenant
+        earlier = self._earlier_volume()
+        # To an earlier controller's machines none can log in any more.
+        left = [one.label for one in tenant.rental.there(*Kind)]
+        tenant.rental.replace(*(name for name in left if not earlier or name != earlier.label))
         # A Volume cannot leave its region: it is the one in which the GPU is to be had.
-        self._region = tenant.plan.offers[0].region
+        self._region = earlier.region if earlier else tenant.plan.offers[0].region
         hours = tenant.plan.lease.hours  # what the budget pays for both machines together
         self._preparer = tenant.rent_preparer(stage, hours=hours, region=self._region)
-        self.volume = self._create_volume()
+        self.volume = earlier or self._create_volume()
         self._mover = Mover(tenant.rental, tenant.plan.provider, self.volume)
         self._trainer: Rented | None = None
         self._mover.put_into(self._preparer)
+
+    def _earlier_volume(self) -> Thing | None:
+        """The Volume of the run that this one goes on with, if there is time left to use it."""
+        rental, plan = self._tenant.rental, self._tenant.plan
+        until = plan.clock.now() + timedelta(hours=plan.lease.hours)
+        for intent in rental.there(Kind.VOLUME):
+            for thing in plan.provider.list(Kind.VOLUME, label=intent.label):
+                if (own := owner_of(thing)) and own.run_id == self._run.run_id:
+                    if own.until > until:
+                        self._keep(thing)
+                        return thing
+                    rental.say(f"{thing.label} would be deleted too soon: all begins anew")
+        return None
+
+    def _keep(self, volume: Thing) -> None:
+        """Something was learned that is only there."""
+        if self._tenant.plan.terms.reaper:  # which deletes it in the end
+            self._tenant.rental.keep(volume.label)
 
     def _create_volume(self) -> Thing:
         rental, plan = self._tenant.rental, self._tenant.plan
@@ -79,6 +101,7 @@ class VolumeRoute:
 
     def archives(self, stage: Stage) -> tuple[str, ...]:
         """The archives as the preparing machine sees them: those of this computer, uploaded."""
+        must_be_here(self._run.parameters.archives)
         with self._preparer.connect() as connection:
             return tuple(
                 _uploaded(connection, number, url, stage) if "://" not in url else url
@@ -86,18 +109,21 @@ class VolumeRoute:
             )
 
     def trainer(self, dataset: Manifest, stage: Stage) -> Workplace:
-        """A machine with a GPU, and the Volume moved into it."""
+        """A machine with a GPU, and the Volume moved into it; the one before is lost."""
+        if lost := self._trainer:
+            self._tenant.rental.say(f"{lost.instance.label} is lost; another is rented for it")
+            self._tenant.rental.replace(lost.instance.label)
         rented = self._trainer = self._tenant.rent_trainer(
             dataset, stage, offers=in_region(self._region, self._tenant.plan.offers)
         )
         self._mover.shut_down(rented)
-        self._mover.take_out_of(self._preparer)
+        if not lost:
+            self._mover.take_out_of(self._preparer)
         self._mover.put_into(rented)
         store, url = self._store(rented)
         machine = self._tenant.machine(rented, store_url=url)
         self._tenant.rental.reached("training", machine.where)
-        if self._tenant.plan.terms.reaper:  # which deletes it in the end
-            self._tenant.rental.keep(self.volume.label)
+        self._keep(self.volume)
         place = self._tenant.trains_on(rented, machine, store)
         # The way back leads through the first machine, whose lease began earlier, and takes longer.
         left = self._tenant.prepares_on(self._preparer, machine, store).seconds

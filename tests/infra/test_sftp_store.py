@@ -118,7 +118,7 @@ def test_a_machine_that_is_away_for_a_while_is_found_again(machine: SSHD, store:
     for _ in range(2):  # it was lost, and is not reachable
         with pytest.raises(Failure, match="does not answer") as caught:
             store.get("a")
-        assert caught.value.cause is Cause.STORE
+        assert caught.value.cause is Cause.AGENT_LOST
         assert not caught.value.permanent
     machine.start()
     assert store.get("a") == b"1"

@@ -132,12 +132,12 @@ def start(account: Account, archive: Path, prefect: PrefectServer) -> Iterator[S
     """Begin a long run, and return when it says a word."""
     started: list[psutil.Popen] = []
 
-    def start(word: str, where: str = "linode", *, epochs: int = 100_000) -> psutil.Popen:
+    def start(word: str, where: str = "linode", *more: str, epochs: int = 100_000) -> psutil.Popen:
         terms = ("--yes", "--no-reaper") if where == "linode" else ()
         process = psutil.Popen(
             [
                 *(VOC_TRAIN, "run", where, "--archive", str(archive), *terms),
-                *("--classes", ",".join(SAMPLE_CLASSES), *TINY, "--set", f"epochs={epochs}"),
+                *("--classes", ",".join(SAMPLE_CLASSES), *TINY, "--set", f"epochs={epochs}", *more),
             ],
             env=os.environ | {"PREFECT_API_URL": prefect.api},
             stdin=subprocess.DEVNULL,

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from infra.simulator.faults import Effect
 from infra.stores import Store
+from pipeline.run import recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES
 from rentals import TINY, Account, Start, voc_train
 from servers.prefect import PrefectServer
 
 EPOCHS = 8
+BY_VOLUME = ("linode", "--route", "volume", "--region", "us-ord")
 
 
 @pytest.fixture
@@ -113,3 +116,31 @@ def test_a_run_that_is_done_says_how_to_have_its_checkpoint(
         code=2,
     )
     assert f"voc-train fetch {whole['run_id']}" in again.stderr
+
+
+def test_a_volume_is_gone_on_with(
+    start: Start,
+    account: Account,
+    store: Store,
+    elsewhere: dict[str, str],
+    whole: dict[str, Any],
+) -> None:
+    start("epoch 1/", *BY_VOLUME, epochs=EPOCHS).kill()
+    again = resumed(store, elsewhere)
+    assert again["weights_digest"] == whole["weights_digest"]
+    assert "prepare" not in again["seconds"]  # the dataset is on the Volume
+    assert machines(account) == ["p1", "t1", "p2", "t2"]
+    assert [line.kind for line in account.bill()].count("volume") == 1
+
+
+def test_a_volume_goes_on_to_the_machine_after_the_one_that_is_lost(
+    start: Start, account: Account, store: Store
+) -> None:
+    process = start("epoch 1/", *BY_VOLUME, epochs=40)
+    (run_id,) = store.folders("runs")
+    account.faults.add(Effect.VANISH, label=f"voc-train-{run_id}-t1", times=1)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    assert "going on from step" in said
+    assert machines(account) == ["p1", "t1", "t2"]
+    assert recorded_run(store, run_id).state == "done"

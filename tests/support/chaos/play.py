@@ -47,13 +47,11 @@ def play(
     struck = world.board.struck
     for _ in range(_COME_AFTER):
         outcome = endings[-1].outcome
-        if outcome and "done" in outcome:
+        if outcome and ("done" in outcome or "reaped" in outcome):
             break
         if not reap and outcome and outcome.get("cause") in ("CORRUPT", "BAD_INPUT"):
             reap = True  # nobody can go on with what is no run any more
         endings.append(world.computers.do(errand(resume=not reap, reap=reap)))
-        if reap:
-            break
     return Story(run_id, struck, endings, reap, trained, left, world.written(run_id))
 
 
