@@ -14,7 +14,7 @@ from infra.provider import Kind, Thing
 TAG = "voc-train"  # on everything that can carry tags
 _RUN, _UNTIL = f"{TAG}:run:", f"{TAG}:until:"
 _TIME = "%Y%m%dT%H%M%SZ"
-_LABEL = re.compile(rf"{TAG}-(\d{{6}}-[0-9a-z]{{5}})-[a-z]\d{{1,3}}")
+_LABEL = re.compile(rf"{TAG}-(\d{{6}}-[0-9a-z]{{5}})-[a-z]\d{{1,6}}")
 TAGGED = (Kind.INSTANCE, Kind.VOLUME, Kind.FIREWALL)
 
 
@@ -29,7 +29,7 @@ class Owner:
 def label(run_id: str, part: str, number: int = 1) -> str:
     """The name of a run's `part` (one letter), the same for whoever asks: a second one collides.
 
-    At most 26 characters, which every kind of thing allows.
+    At most 30 characters, which every kind of thing allows.
     """
     return f"{TAG}-{run_id}-{part}{number}"
 

@@ -2,7 +2,7 @@
 
 What carries tags is known by them, and the tags say until when it may exist. Keys and scripts carry
 none: of those only what a run's intents name, and keys such as only `infra/visit.py` mints, once
-the last lease of that run is over. Nothing else is ever touched. It leaves `reaper.json` in the
+their time is over. Nothing else is ever touched. It leaves `reaper.json` in the
 store, by which renters see that somebody looks.
 """
 
@@ -98,7 +98,7 @@ def reap(
             unseen[Kind.INSTANCE] = str(failure)
     for kind in DELETION_ORDER:
         try:
-            for thing, owner, until in _ours(provider, store, kind):
+            for thing, owner, until in _ours(provider, store, kind, now):
                 if run_id in (None, owner):
                     found.append(_judge(provider, thing, owner, now if run_id else until, now))
                     if delete and found[-1].state == "expired":
@@ -116,7 +116,9 @@ def reap(
     return report
 
 
-def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing, str, datetime]]:
+def _ours(
+    provider: Provider, store: Store, kind: Kind, now: datetime
+) -> Iterator[tuple[Thing, str, datetime]]:
     """Everything of a kind that is ours beyond doubt, its run, and until when it may exist."""
     if kind in TAGGED:
         for thing in provider.list(kind, tag=TAG):
@@ -133,7 +135,7 @@ def _ours(provider: Provider, store: Store, kind: Kind) -> Iterator[tuple[Thing,
             if any(_is(entry, thing) for entry in notes[run_id]):
                 yield thing, run_id, max(leases)
             elif bucket and is_visitors(thing, bucket):
-                yield thing, run_id, visit_ends(run_id, leases)
+                yield thing, run_id, visit_ends(thing, leases, now)
 
 
 def _notes(store: Store, run_id: str) -> list[Entry]:

@@ -1,8 +1,9 @@
 """A computer that has a token and a store's URL, and no key for the bucket: it mints one.
 
 The key's label is one of ours with the letter r, and it opens nothing but this bucket: so it is
-known as ours though no note names it, since without it nothing can be noted. It is deleted when the
-visit ends; what a killed visitor left, the reaper deletes.
+known as ours though no note names it, since without it nothing can be noted. Its number begins with
+the day on which it was minted, since nothing else says it. It is deleted when the visit ends; what
+a killed visitor left, the reaper deletes.
 """
 
 import os
@@ -21,7 +22,9 @@ from infra.provider import BucketKey, KeyOrder, Kind, Thing, Unclear
 
 _NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 _TRIES = 3
-_STAYS = timedelta(days=2)  # a key of no run in the store, after the day in its label
+_STAYS = timedelta(days=2)  # after the day on which it was minted; longer while its run's lease is
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAYS, _DRAWS = 1000, 1000  # days that are told apart, and keys of one run and day
 
 
 @contextmanager
@@ -37,9 +40,7 @@ def access_to(store_url: str, run_id: str, clock: Clock) -> Iterator[None]:
     bucket = bucket_of(store_url)[0]
     provider = Linode.from_environment(clock)
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or provider.endpoint_of(bucket)
-    key = _mint(
-        provider, KeyOrder(label(run_id, "r", secrets.randbelow(999) + 1), bucket, endpoint)
-    )
+    key = _mint(provider, KeyOrder(visitors_label(run_id, clock.now()), bucket, endpoint))
     before = {name: os.environ.get(name) for name in _NAMES}
     os.environ.update(zip(_NAMES, (key.access_key, key.secret_key, endpoint), strict=True))
     try:
@@ -53,20 +54,34 @@ def access_to(store_url: str, run_id: str, clock: Clock) -> Iterator[None]:
         provider.delete(key.thing.kind, key.thing.id)
 
 
+def visitors_label(run_id: str, now: datetime) -> str:
+    """The name of a visitor's key that is minted now."""
+    day = (now - _EPOCH).days % _DAYS
+    return label(run_id, "r", day * _DRAWS + secrets.randbelow(_DRAWS))
+
+
 def is_visitors(thing: Thing, bucket: str) -> bool:
     """Whether it is a key as a visitor of this bucket mints it."""
-    letter = re.search(r"-r\d{1,3}$", thing.label)
-    return run_of(thing.label) is not None and letter is not None and thing.buckets == (bucket,)
+    ours = run_of(thing.label) is not None and _number(thing) is not None
+    return ours and thing.buckets == (bucket,)
 
 
-def visit_ends(run_id: str, leases: list[datetime]) -> datetime:
-    """Until when such a key may exist: as long as the run's `leases`, or some days of its own."""
-    if leases:
-        return max(leases)
-    try:
-        return datetime.strptime(run_id[:6], "%y%m%d").replace(tzinfo=UTC) + _STAYS
-    except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
+def visit_ends(key: Thing, leases: list[datetime], now: datetime) -> datetime:
+    """Until when a visitor's key may exist: as long as its run's `leases`, and two days at least.
+
+    Whoever goes on with a run whose leases are over has none until something is rented anew.
+    """
+    today = (now - _EPOCH).days
+    age = today - (_number(key) or 0) // _DRAWS
+    # The nearest such day, which may be tomorrow by a clock that is ahead.
+    age = (age + _DAYS // 2) % _DAYS - _DAYS // 2
+    minted = _EPOCH + timedelta(days=today - age)
+    return max([minted + _STAYS, *leases])
+
+
+def _number(key: Thing) -> int | None:
+    match = re.search(r"-r(\d+)$", key.label)
+    return int(match[1]) if match else None
 
 
 def _mint(provider: Linode, order: KeyOrder) -> BucketKey:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -18,7 +18,7 @@ from infra.rental import Rental
 from infra.simulator import Simulator
 from infra.simulator.faults import Effect
 from infra.stores import Store
-from infra.visit import access_to
+from infra.visit import access_to, visitors_label
 
 RUN = "261121-4k2ra"
 SERVER = "https://us-ord-1.linodeobjects.com"
@@ -99,45 +99,70 @@ def test_a_bucket_of_somebody_else_is_named(visitor: None, clock: Clock) -> None
         pass
 
 
-def left_behind(provider: Linode, run: str = RUN, bucket: str = "photos") -> None:
+def left_behind(provider: Linode, minted: datetime, bucket: str = "photos") -> None:
     """A key as a killed visitor leaves it."""
-    provider.create(KeyOrder(label(run, "r", 7), bucket, SERVER))
+    provider.create(KeyOrder(visitors_label(RUN, minted), bucket, SERVER))
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Store:
+    """The visitor's store, as somebody sees it who has a key of another kind."""
+    return Store("s3://photos/voc-train", tmp_path)
 
 
 def test_the_reaper_deletes_what_a_killed_visitor_left(
-    provider: Linode, clock: Clock, simulator: Simulator, tmp_path: Path
+    provider: Linode, clock: Clock, simulator: Simulator, bucket: Store
 ) -> None:
-    store = Store("s3://photos/voc-train", tmp_path)
-    rental = Rental(provider, store, RUN, clock=clock, say=lambda line: None)
-    until = clock.now() + timedelta(hours=2)
-    rental.create(KeyOrder(label(RUN, "k"), "photos", SERVER), until=until)
-    left_behind(provider)
-    reap(provider, store, clock, delete=True)
-    assert len(keys(simulator)) == 2
-    clock.sleep(timedelta(hours=2).total_seconds())
-    reap(provider, store, clock, delete=True)
+    left_behind(provider, clock.now())
+    reap(provider, bucket, clock, delete=True)
+    assert len(keys(simulator)) == 1
+    clock.sleep(timedelta(days=2).total_seconds())
+    reap(provider, bucket, clock, delete=True)
     assert keys(simulator) == []
 
 
-def test_of_no_run_it_stays_for_two_days(
-    provider: Linode, simulator: Simulator, tmp_path: Path
+def test_it_stays_for_as_long_as_the_runs_lease(
+    provider: Linode, clock: Clock, simulator: Simulator, bucket: Store
 ) -> None:
-    store = Store("s3://photos/voc-train", tmp_path)
+    rental = Rental(provider, bucket, RUN, clock=clock, say=lambda line: None)
+    until = clock.now() + timedelta(hours=2)
+    rental.create(KeyOrder(label(RUN, "k"), "photos", SERVER), until=until)
+    left_behind(provider, clock.now() - timedelta(days=3))
+    reap(provider, bucket, clock, delete=True)
+    assert len(keys(simulator)) == 2
+    clock.sleep(timedelta(hours=2).total_seconds())
+    reap(provider, bucket, clock, delete=True)
+    assert keys(simulator) == []
+
+
+def test_whoever_goes_on_with_a_run_whose_lease_is_over_keeps_it(
+    visitor: None, provider: Linode, clock: Clock, simulator: Simulator, bucket: Store
+) -> None:
+    rental = Rental(provider, bucket, RUN, clock=clock, say=lambda line: None)
+    until = clock.now() - timedelta(hours=1)
+    rental.create(KeyOrder(label(RUN, "k"), "photos", SERVER), until=until)
+    rental.tear_down()
+    with access_to("s3://photos/voc-train", RUN, clock):
+        reap(provider, bucket, clock, delete=True)
+        assert len(keys(simulator)) == 1
+
+
+@pytest.mark.parametrize(("days", "left"), [(-1, 1), (0, 1), (1, 1), (3, 0), (400, 0)])
+def test_it_is_known_when_it_was_minted(
+    days: int, left: int, provider: Linode, simulator: Simulator, bucket: Store
+) -> None:
     today = Clock()
-    left_behind(provider, f"{today.now():%y%m%d}-00000")
-    reap(provider, store, today, delete=True)
-    assert len(keys(simulator)) == 1
-    left_behind(provider, f"{today.now() - timedelta(days=3):%y%m%d}-00000")
-    reap(provider, store, today, delete=True)
-    assert len(keys(simulator)) == 1
+    left_behind(provider, today.now() - timedelta(days=days))
+    reap(provider, bucket, today, delete=True)
+    assert len(keys(simulator)) == left
 
 
 def test_no_other_key_is_taken_for_a_visitors(
     provider: Linode, simulator: Simulator, clock: Clock, tmp_path: Path
 ) -> None:
     store = Store("s3://photos/voc-train", tmp_path)
-    left_behind(provider, bucket="somebody-elses")
-    simulator.add_foreign(Kind.KEY, label(RUN, "r", 8))  # which opens everything
+    left_behind(provider, clock.now(), bucket="somebody-elses")
+    simulator.add_foreign(Kind.KEY, visitors_label(RUN, clock.now()))  # which opens everything
     provider.create(KeyOrder(label(RUN, "k", 9), "photos", SERVER))
     reap(provider, store, clock, delete=True, run_id=RUN)
     assert len(keys(simulator)) == 2
