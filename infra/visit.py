@@ -9,8 +9,8 @@ a killed visitor left, the reaper deletes.
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from infra.buckets import bucket_of
@@ -45,13 +45,20 @@ def access_to(store_url: str, run_id: str, clock: Clock) -> Iterator[None]:
     os.environ.update(zip(_NAMES, (key.access_key, key.secret_key, endpoint), strict=True))
     try:
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        provider.delete(key.thing.kind, key.thing.id)
+    except BaseException:
+        with suppress(Failure):  # the first failure is the one to hear of; the reaper deletes it
+            _give_back(provider, key, before)
+        raise
+    _give_back(provider, key, before)
+
+
+def _give_back(provider: Linode, key: BucketKey, before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    provider.delete(key.thing.kind, key.thing.id)
 
 
 def visitors_label(run_id: str, now: datetime) -> str:

@@ -74,6 +74,16 @@ def test_it_is_taken_back_when_the_visit_fails(
     assert keys(simulator) == []
 
 
+def test_what_ended_the_visit_is_said_though_the_key_cannot_be_taken_back(
+    visitor: None, simulator: Simulator, clock: Clock
+) -> None:
+    simulator.faults.add(Effect.SERVER_ERROR, method="DELETE", path="/object-storage/keys/*")
+    with pytest.raises(ZeroDivisionError), access_to("s3://photos", RUN, clock):
+        raise ZeroDivisionError
+    with pytest.raises(Failure, match="delete the key"), access_to("s3://photos", RUN, clock):
+        pass
+
+
 @pytest.mark.parametrize("effect", [Effect.ACTED_502, Effect.SERVER_ERROR])
 def test_a_lost_answer_leaves_no_key_behind(
     effect: Effect, visitor: None, simulator: Simulator, clock: Clock
