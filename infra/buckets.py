@@ -51,6 +51,7 @@ def bucket_of(store_url: str) -> tuple[str, str]:
         raise Failure(
             Cause.STORE,
             f"{without_secrets(store_url)} is no bucket: use a store like s3://bucket/prefix.",
+            permanent=True,
         )
     return parts.netloc, parts.path.strip("/")
 

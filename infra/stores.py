@@ -103,6 +103,7 @@ class Store:
                 Cause.STORE,
                 "The store URL contains a user, a query or a fragment; remove it, and set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment instead.",
+                permanent=True,
             )
         if not parts.scheme or (parts.scheme == "file" and parts.netloc in ("", "localhost")):
             folder = Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute()
@@ -110,7 +111,11 @@ class Store:
                 raise ValueError("it contains a null character")
             there = next(path for path in (folder, *folder.parents) if path.exists())
             if not there.is_dir():
-                raise Failure(Cause.STORE, f"{there} is a file; a store is a folder or a bucket.")
+                raise Failure(
+                    Cause.STORE,
+                    f"{there} is a file; a store is a folder or a bucket.",
+                    permanent=True,
+                )
             return cls(folder.as_uri(), folder)
         if parts.scheme == "s3" and parts.netloc:
             # Without these the library asks the network for keys, and waits long for no answer.
@@ -119,6 +124,7 @@ class Store:
                     Cause.STORE,
                     f"There is no key for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
                     "(and AWS_ENDPOINT_URL, unless it is Amazon's) in the environment.",
+                    permanent=True,
                 )
             with explained(url, ""):
                 prefix = parts.path.strip("/") or None
@@ -321,7 +327,9 @@ def _sha256(path: Path) -> str:
 
 def _no_store(what: str) -> Failure:
     return Failure(
-        Cause.STORE, f"{what}: use file:///a/folder, a plain path or s3://bucket/prefix."
+        Cause.STORE,
+        f"{what}: use file:///a/folder, a plain path or s3://bucket/prefix.",
+        permanent=True,
     )
 
 

@@ -131,20 +131,16 @@ def reap(
     Run it on another computer than the one that rents, by cron or with --every.
     """
     from infra.clock import Clock
-    from infra.visit import access_to
-    from pipeline.run import new_run_id
 
     clock = Clock.from_environment()
     url = store or default_store()
     only = run and run_id(run)
-    with access_to(url, new_run_id(), clock):  # not the run's: it would delete its own key
-        lingers = _keep_looking(Store.open(url), clock, every, delete=delete, run=only, json=json)
-    if lingers:
+    if _keep_looking(url, clock, every, delete=delete, run=only, json=json):
         raise typer.Exit(1)
 
 
 def _keep_looking(
-    where: Store, clock: "Clock", every: float | None, *, delete: bool, run: str | None, json: bool
+    url: str, clock: "Clock", every: float | None, *, delete: bool, run: str | None, json: bool
 ) -> bool:
     """Whether at the last look something was there that should be gone."""
     lingers = False
@@ -153,7 +149,7 @@ def _keep_looking(
         if begun and every is not None:
             clock.sleep(every * 60)
         try:
-            lingers = _look(where, clock, delete=delete, run=run, json=json)
+            lingers = _look(url, clock, delete=delete, run=run, json=json)
         except Exception as error:
             mistyped = not begun and isinstance(error, Failure) and error.permanent
             if every is None or mistyped:
@@ -163,13 +159,19 @@ def _keep_looking(
     return lingers
 
 
-def _look(store: Store, clock: "Clock", *, delete: bool, run: str | None, json: bool) -> bool:
+def _look(url: str, clock: "Clock", *, delete: bool, run: str | None, json: bool) -> bool:
     """One look of the reaper; returns whether something may be there that should be gone."""
     from infra.linode import Linode
     from infra.reaper import reap as look
+    from infra.visit import access_to
     from pipeline.rental_tables import print_reaped
+    from pipeline.run import new_run_id
 
-    report = look(Linode.from_environment(clock), store, clock, delete=delete, run_id=run, say=_say)
+    # Each look has its own key, or after some days it would delete the one that it uses; and not
+    # one of the run's, which it would delete at once.
+    with access_to(url, new_run_id(), clock):
+        provider, store = Linode.from_environment(clock), Store.open(url)
+        report = look(provider, store, clock, delete=delete, run_id=run, say=_say)
     if json:
         print(report.model_dump_json(), flush=True)
     else:

@@ -1,6 +1,7 @@
 """`voc-train reap` as it is typed, once and again and again, against a simulated account."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from commands import RUN, VocTrain
@@ -98,6 +100,38 @@ def test_a_reaper_that_was_started_with_a_wrong_token_says_so_at_once(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "LINODE_TOKEN" in err
+
+
+def test_a_reaper_that_stays_has_another_key_for_the_bucket_at_each_look(
+    voc_train: VocTrain, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpx.post(
+        f"{simulator.url}/object-storage/buckets",
+        json={"label": "photos", "region": "us-ord"},
+        headers={"Authorization": f"Bearer {simulator.token}"},
+    ).raise_for_status()
+    used: list[str] = []
+
+    def look(*_: object, **__: object) -> ReaperReport:
+        used.append(os.environ["AWS_ACCESS_KEY_ID"])
+        if len(used) == 3:
+            raise KeyboardInterrupt
+        return ReaperReport(time=simulator.clock.now(), deletes=True)
+
+    monkeypatch.setattr("infra.reaper.reap", look)
+    said = voc_train("reap", "--delete", "--every", "0.1", "--store", "s3://photos/voc-train")
+    assert said.code == 130
+    assert len(set(used)) == 3
+    assert [thing.kind for thing in simulator.left()] == ["bucket"]
+
+
+def test_a_reaper_that_stays_refuses_a_store_that_is_none(
+    simulator: Simulator, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = start("reap", "--every", "5", "--store", "ftp://photos")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "'ftp://photos' is not a store" in err
 
 
 def test_what_could_not_be_seen_is_said_and_no_success(
