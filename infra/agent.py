@@ -144,7 +144,8 @@ class Agent:
         self._deadline = self._deadline or Deadline(
             self._job / _DEADLINE, spec.ordered.isoformat(), spec.deadline_seconds, self._begun
         )
-        (out / _FAILURE).unlink(missing_ok=True)  # an earlier attempt's
+        for earlier in (out / _FAILURE, self._job / UNSENT):  # an earlier attempt's
+            earlier.unlink(missing_ok=True)
         self._mirror.restore()
         self._log_writer.go_on()
         for name, text in spec.files.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents import PATIENCE, is_running, log_of, put_spec, run_agent, until
-from infra.agent import Agent
+from infra.agent import UNSENT, Agent
 from infra.failure import Cause
 from infra.protocol import Result
 from infra.stores import Store
@@ -55,7 +55,10 @@ def test_an_earlier_attempts_failure_is_forgotten(store: Store, tmp_path: Path) 
     put_spec(store, _ENDS["its own word"][0])
     assert run_agent(store, tmp_path / "job").cause is Cause.BAD_INPUT
     put_spec(store, "raise SystemExit(1)")
+    unsent = tmp_path / "job" / UNSENT
+    unsent.write_text("{}")
     assert run_agent(store, tmp_path / "job").cause is Cause.USER_ERROR
+    assert not unsent.exists()
 
 
 def test_the_deadline_stops_the_job(store: Store, tmp_path: Path) -> None:
