@@ -78,7 +78,7 @@ class Witness:
         lines: list[str] = []
         if self._kernel is None:
             return lines
-        with contextlib.suppress(BlockingIOError):  # nothing more
+        with contextlib.suppress(OSError):  # nothing more, or nothing that may be read
             while True:
                 try:
                     record = os.read(self._kernel, _PIECE)
@@ -95,22 +95,23 @@ class Witness:
 def gpu_problem() -> str | None:
     """Why the GPU's driver does not answer; None where it does, or where there is none."""
     try:
-        asked = subprocess.run(
+        asked = subprocess.Popen(
             _ASK_GPU,
             env={"PATH": os.environ.get("PATH", os.defpath)},  # and none of the agent's keys
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=_PATIENCE,
-            check=False,
         )
     except OSError:
         return None
+    try:
+        said = asked.communicate(timeout=_PATIENCE)[0].strip().splitlines()
     except subprocess.TimeoutExpired:
+        asked.kill()  # and it is not waited for: what hangs in the driver cannot be killed
         return f"nvidia-smi did not answer within {_PATIENCE:.0f} seconds"
     if asked.returncode in (0, _NOT_THERE):
         return None
-    said = f"{asked.stdout}\n{asked.stderr}".strip().splitlines()
     return said[0] if said else f"nvidia-smi ended with code {asked.returncode}"
 
 

@@ -1,5 +1,7 @@
 """What a machine shows: the kernel's figures and words, and a GPU that stops answering."""
 
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +96,8 @@ def test_where_nothing_can_be_read_nothing_is_known(tmp_path: Path, box: Box) ->
     nowhere = tmp_path / "nowhere"
     witness = Witness(proc=nowhere, cgroups=nowhere, kernel_log=nowhere)
     assert witness.evidence() == Evidence()
+    # Can be opened, but not read.
+    assert Witness(proc=nowhere, cgroups=nowhere, kernel_log=tmp_path).evidence() == Evidence()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +136,17 @@ def test_a_driver_that_hangs(
     witness = box.witness()
     nvidia_smi("exec /bin/sleep 600")
     assert "did not answer" in str(witness.evidence().gpu_trouble)
+
+
+def test_what_hangs_in_the_driver_and_cannot_be_killed_is_not_waited_for(
+    box: Box, nvidia_smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.evidence._PATIENCE", 0.2)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
+    nvidia_smi("exec /bin/sleep 8")
+    began = time.monotonic()
+    assert "did not answer" in str(box.witness().gpu_problem)
+    assert time.monotonic() < began + 5
 
 
 def test_a_gpu_that_never_worked_here_explains_nothing(
