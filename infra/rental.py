@@ -104,7 +104,8 @@ class Rental:
         except Failure as failure:
             if failure.cause is Cause.CLAIMED:
                 thing = made.thing if isinstance(made, BucketKey) else made
-                self.provider.delete(thing.kind, thing.id)
+                with contextlib.suppress(Failure):  # its intent stays open for whoever clears up
+                    self.provider.delete(thing.kind, thing.id)
                 raise
         return made
 

@@ -13,6 +13,7 @@ from infra.ownership import label, tags
 from infra.provider import FirewallOrder, KeyOrder
 from infra.rental import Rental
 from infra.simulator import Simulator
+from infra.simulator.faults import Effect
 from infra.stores import Store
 
 RUN = "261121-4k2ra"
@@ -74,6 +75,16 @@ def test_what_it_created_meanwhile_is_taken_back(
     holder.questions = 1
     is_claimed(lambda: create(driven, part))
     assert simulator.left() == []
+
+
+def test_it_does_not_go_on_with_what_it_could_not_take_back(
+    driven: Rental, holder: Holder, simulator: Simulator, store: Store
+) -> None:
+    simulator.faults.add(Effect.SERVER_ERROR, method="DELETE")
+    holder.questions = 1
+    is_claimed(lambda: create(driven))
+    (entry,) = Intents.load(store, RUN).entries()
+    assert entry.open
 
 
 def test_it_deletes_nothing(driven: Rental, holder: Holder, simulator: Simulator) -> None:
