@@ -163,9 +163,10 @@ class Run:
             cause, message = explained(error)
             try:
                 if cause is not Cause.CLAIMED:
+                    self.must_hold()  # else the record is another controller's by now
                     self._record("failed", cause, message)
-            except Failure:  # the first failure is the one to hear of
-                logging.getLogger(__name__).warning("the store cannot be written any more")
+            except Failure as unwritten:  # the first failure is the one to hear of
+                logging.getLogger(__name__).warning("how it ended is not recorded: %s", unwritten)
             failure = f"{cause}: {message}"
             tell(self.listeners, lambda listener: listener.ended(self.run_id, failure))
             raise

@@ -1,0 +1,45 @@
+"""`run.json`: how a run stands, in the words of whoever drives it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.claims import Claim
+from infra.failure import Cause, Failure
+from infra.protocol import now, run_key
+from pipeline.parameters import Parameters
+from pipeline.run import Run, recorded_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    parameters = Parameters(archives=("a.tar",), store=str(tmp_path / "store"))
+    return Run(parameters, [])
+
+
+def state(run: Run) -> tuple[str, Cause | None]:
+    record = recorded_run(run.store, run.run_id)
+    return record.state, record.cause
+
+
+def end(run: Run, how: Exception, meanwhile: Callable[[], object]) -> None:
+    with run.recorded():
+        meanwhile()
+        raise how
+
+
+def test_a_failure_is_recorded_with_its_cause(run: Run) -> None:
+    seen: list[object] = []
+    with pytest.raises(Failure):
+        end(run, Failure(Cause.STALLED, "Not heard."), lambda: seen.append(state(run)))
+    assert seen == [("running", None)]
+    assert state(run) == ("failed", Cause.STALLED)
+
+
+def test_how_it_ended_for_one_who_was_replaced_is_not_recorded(run: Run) -> None:
+    other = Claim(owner="other", where="there", time=now(), rank=2)
+    key = run_key(run.run_id, "claims", "other.json")
+    with pytest.raises(ZeroDivisionError):
+        end(run, ZeroDivisionError(), lambda: run.store.write(key, other))
+    assert state(run) == ("running", None)
