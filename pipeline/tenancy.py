@@ -148,8 +148,9 @@ class Tenancy:
 
     def rent_preparer(self, stage: Stage, *, hours: float, region: str | None = None) -> Rented:
         """A machine without a GPU, on which the dataset is built."""
+        self.rental.say = stage.say
         wanted = Wanted(
-            offers=in_region(region, self.plan.preparers),
+            offers=in_region(region, self._without_the_lost(self.plan.preparers)),
             budget=self.plan.terms.budget,
             hours=hours,
             script="cpu_preparer",

@@ -1,9 +1,19 @@
 """A machine that is lost is replaced, and the next one goes on from what it left in the store."""
 
+from datetime import timedelta
+
 import pytest
 
 from infra.failure import Cause, Failure
+from infra.linode import Linode
+from infra.ownership import tags
+from infra.provider import InstanceOrder, NoCapacity
+from infra.rental import Rental
+from infra.renting import open_firewall
 from infra.simulator.faults import Effect
+from infra.ssh.keys import KeyPair
+from infra.stores import Store
+from pipeline.machines import preparing_place
 from rentals import WORKING, Account, Impatient, Renter, fails, kill_agent
 
 # Counts to 3 with a checkpoint at 2, whose digest is what a real one's is: that of its blob.
@@ -63,3 +73,33 @@ def test_no_other_is_rented_while_the_lost_one_may_be_there(
     assert caught.value.cause is Cause.LEAKED
     leaks.add(renter.label)
     assert [bill.label for bill in account.bill()] == [renter.label]
+
+
+def test_what_prepared_for_an_earlier_controller_is_gone_before_another_is_rented(
+    renter: Renter, account: Account, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Renter(store, prepare_on="linode").run
+    provider = Linode.from_environment(account.clock)
+    rental = Rental(provider, store, run.run_id, clock=account.clock, say=lambda _: None)
+    firewall = open_firewall(rental, ("127.0.0.0/8",), hours=1)
+    until = account.clock.now() + timedelta(hours=5)
+    order = InstanceOrder(
+        label=rental.next_label("p"),
+        tags=tags(run.run_id, until),
+        plan="g6-standard-2",
+        region="us-ord",
+        authorized_key=KeyPair.generate().public,
+        user_data="#cloud-config\n",
+        firewall=firewall.id,
+    )
+    rental.create(order, price=0.036, until=until)
+    there: list[str] = []
+
+    def rent(*_: object) -> None:
+        there.extend(thing.kind for thing in account.left())
+        raise NoCapacity("None is free.")
+
+    monkeypatch.setattr("pipeline.tenancy.rent", rent)
+    with pytest.raises(NoCapacity), preparing_place(run):
+        pass
+    assert there == ["firewall", "firewall"]
