@@ -251,6 +251,7 @@ def train_net(run: Run, dataset: Manifest, place: Workplace) -> None:
             patience=place.patience,
             report=stage.report,
             say=stage.say,
+            must_hold=run.must_hold,
         )
         seconds = (result.ended - result.started).total_seconds()
         stage.summary = f"{seconds:.0f} s on {place.machine.where}"

@@ -84,15 +84,17 @@ def train(
     patience: Patience = Patience(),  # noqa: B008
     report: Progress = silent,
     say: Callable[[str], None] = print,
+    must_hold: Callable[[], None] = lambda: None,
 ) -> Result:
     """Run `job` on `machine` and return its result; raises Failure with the job's cause.
 
     Where it is `begun` it was started by an earlier controller, and is only followed to its end.
-    However this ends, nothing of the job is left running on the machine.
+    However this ends, nothing of the job is left running on the machine, unless `must_hold` raises
+    Failure(CLAIMED): then another controller follows it by now.
     """
     # What was said already was said by an earlier attempt; of one that has begun we say all.
     log = LogReader(store, job.run_id, from_now=not begun)
-    hurry = False
+    hurry = anothers = False
     try:
         if not begun:
             _start(job, store, machine)
@@ -100,19 +102,30 @@ def train(
             follower = _Follower(job, store, machine, clock, patience, report, say, log)
             result = follower.follow()
         except BaseException as error:
+            anothers = _is_anothers(must_hold)
             # One that was silent for so long will not say anything now, and the hours go on.
             hurry = isinstance(error, Failure) and error.cause is Cause.STALLED
-            if machine.state() != "gone" and not hurry:
+            if not anothers and not hurry and machine.state() != "gone":
                 say("stopping; the job may store a checkpoint first")
             raise
     finally:
-        machine.stop(hurry=hurry)
-        with contextlib.suppress(Failure):  # the first failure is the one to hear of
-            if store.get(run_key(job.run_id, "result.json")):
-                machine.clean()
+        if not anothers:
+            machine.stop(hurry=hurry)
+            with contextlib.suppress(Failure):  # the first failure is the one to hear of
+                if store.get(run_key(job.run_id, "result.json")):
+                    machine.clean()
     if result.cause is not None:
         raise Failure(result.cause, result.message)
     return result
+
+
+def _is_anothers(must_hold: Callable[[], None]) -> bool:
+    """Whether another controller drives the run; where the store cannot say so, nobody does."""
+    try:
+        must_hold()
+    except Failure as failure:
+        return failure.cause is Cause.CLAIMED
+    return False
 
 
 def _start(job: JobSpec, store: Store, machine: Machine) -> None:

@@ -161,6 +161,28 @@ def test_an_interrupted_controller_leaves_nothing_running(
     assert result.cause is Cause.CANCELLED
 
 
+def test_a_controller_that_was_replaced_leaves_the_job_to_its_successor(
+    store: Store, machine: LocalMachine
+) -> None:
+    jobs: list[int] = []
+
+    def interrupt(line: str) -> None:
+        jobs.append(int(line))
+        raise KeyboardInterrupt
+
+    def must_hold() -> None:
+        raise Failure(Cause.CLAIMED, "Run r is driven by another computer.")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(job_spec(_LONG), store, machine, say=interrupt, must_hold=must_hold)
+        assert machine.alive()
+        assert is_running(jobs[0])
+    finally:
+        machine.stop()
+    assert not is_running(jobs[0])
+
+
 def test_an_earlier_attempts_result_is_not_this_ones(store: Store, machine: LocalMachine) -> None:
     now = datetime.now(UTC)
     old = Result(exit_code=1, cause=Cause.DEADLINE, message="old", started=now, ended=now)

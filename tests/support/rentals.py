@@ -167,6 +167,7 @@ class Renter:
             patience=place.patience,
             say=partial(self.listener.said, "train"),
             begun=place.begun,
+            must_hold=self.run.must_hold,
         )
 
 

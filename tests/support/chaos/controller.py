@@ -153,6 +153,7 @@ def _train(run: Run, dataset: Manifest, place: Workplace) -> None:
             clock=place.clock,
             patience=place.patience,
             say=stage.say,
+            must_hold=run.must_hold,
         )
 
 
