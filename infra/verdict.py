@@ -39,7 +39,8 @@ def verdict(code: int, log: str, evidence: Evidence) -> tuple[Cause, str]:
     `log` is the end of what it printed.
     """
     words = _last_words(log)
-    killed = code in (-signal.SIGKILL, _OF_A_SHELL + signal.SIGKILL)
+    number = -code if code < 0 else code - _OF_A_SHELL
+    killed = number == signal.SIGKILL
     if killed and evidence.memory_ran_out:
         return Cause.OUT_OF_MEMORY, (
             "The job was killed because the machine's memory ran out: take a smaller "
@@ -59,14 +60,14 @@ def verdict(code: int, log: str, evidence: Evidence) -> tuple[Cause, str]:
             "The job was killed from outside, probably because memory ran out, as Linux does then: "
             "take a smaller --set batch_size or fewer workers."
         )
-    if killed or -code in _FROM_OUTSIDE:
-        name = signal.Signals(-code if code < 0 else code - _OF_A_SHELL).name
+    if number in _FROM_OUTSIDE:
         return Cause.KILLED, (
-            f"The job was ended from outside by {name}, and not for want of memory: start it again."
+            f"The job was ended from outside by {_name(number)}, and not for want of memory: start "
+            "it again."
         )
     if code < 0:
         return Cause.USER_ERROR, (
-            f"The job crashed with {_name(-code)}; the end of its log says where: {_shown(words)}"
+            f"The job crashed with {_name(number)}; the end of its log says where: {_shown(words)}"
         )
     return Cause.USER_ERROR, f"The job ended with code {code}: {_shown(words)}"
 

@@ -42,6 +42,7 @@ def test_memory_that_a_program_asked_for_in_vain(line: str) -> None:
         (-9, False, Cause.KILLED, "SIGKILL, and not for want of memory"),
         (137, False, Cause.KILLED, "SIGKILL, and not for want of memory"),
         (-15, False, Cause.KILLED, "SIGTERM"),
+        (143, False, Cause.KILLED, "SIGTERM"),
         (-1, None, Cause.KILLED, "SIGHUP"),
         (-11, False, Cause.USER_ERROR, "SIGSEGV"),
         (-11, True, Cause.USER_ERROR, "SIGSEGV"),
