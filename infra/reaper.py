@@ -96,6 +96,7 @@ def reap(
             provider.check([Kind.INSTANCE])
         except Failure as failure:
             unseen[Kind.INSTANCE] = str(failure)
+    failures: list[Failure] = []
     for kind in DELETION_ORDER:
         try:
             for thing, owner, until in _ours(provider, store, kind, now):
@@ -105,9 +106,9 @@ def reap(
                         _note(store, owner, thing)
         except Failure as failure:  # a token without one scope must not keep machines alive
             unseen[kind] = str(failure)
-            last = failure
-    if len(unseen) == len(DELETION_ORDER):
-        raise last
+            failures.append(failure)
+    if len(failures) == len(DELETION_ORDER):
+        raise failures[-1]
     if delete:
         found = [_delete(provider, one, say) if one.state == "expired" else one for one in found]
     report = ReaperReport(time=now, deletes=delete, found=tuple(found), unseen=unseen)

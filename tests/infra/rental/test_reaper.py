@@ -1,6 +1,7 @@
 """Whatever outlived its lease is deleted by somebody who remembers nothing, and nothing else is."""
 
 import random
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from infra.provider import (
     Kind,
     ScriptOrder,
     Thing,
+    Unauthorised,
     VolumeOrder,
 )
 from infra.reaper import FRESH, REPORT, ReaperReport, must_be_watched, reap
@@ -80,6 +82,33 @@ def test_what_is_past_its_lease_is_shown_and_deleted(
     assert not simulator.left()
     assert not reports[-1].found
     assert store.read(REPORT, ReaperReport) == reports[-1]
+
+
+def test_a_token_that_reaches_little_else_deletes_machines(
+    rental: Rental,
+    provider: Linode,
+    store: Store,
+    clock: Clock,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _rent_everything(rental)
+    _pass(clock, _LEASE)
+    listing = provider.list
+
+    def refuse(kinds: Sequence[Kind]) -> None:
+        raise Unauthorised("Its user is restricted.")
+
+    def list_machines(kind: Kind, **more: str) -> list[Thing]:
+        if kind is not Kind.INSTANCE:
+            raise Unauthorised(f"A scope for {kind} is missing.")
+        return listing(kind, **more)
+
+    monkeypatch.setattr(provider, "check", refuse)
+    monkeypatch.setattr(provider, "list", list_machines)
+    report = reap(provider, store, clock, delete=True)
+    assert len(report.unseen) == 5
+    assert "instance" not in [thing.kind for thing in simulator.left() if not thing.deleting]
 
 
 def test_one_run_can_be_ended_before_its_time(
