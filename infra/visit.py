@@ -18,7 +18,7 @@ from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.linode import Linode
 from infra.ownership import label, run_of
-from infra.provider import BucketKey, KeyOrder, Kind, Thing, Unclear
+from infra.provider import BucketKey, KeyOrder, Kind, Thing, Unauthorised, Unclear
 
 _NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 _TRIES = 3
@@ -32,13 +32,17 @@ def access_to(store_url: str, run_id: str, clock: Clock) -> Iterator[None]:
     """A key for the store's bucket in this process's environment, where there is none.
 
     `run_id` is the run that it is for, or one that does not exist. Raises Failure where the
-    provider gives no key, or does not know the bucket.
+    provider gives no key, or does not know the bucket. Without a token there is none, as whoever
+    opens the store will say.
     """
-    if not store_url.startswith("s3://") or set(_NAMES[:2]) & os.environ.keys():
+    provider = None
+    if store_url.startswith("s3://") and not set(_NAMES[:2]) & os.environ.keys():
+        with suppress(Unauthorised):
+            provider = Linode.from_environment(clock)
+    if provider is None:
         yield
         return
     bucket = bucket_of(store_url)[0]
-    provider = Linode.from_environment(clock)
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or provider.endpoint_of(bucket)
     key = _mint(provider, KeyOrder(visitors_label(run_id, clock.now()), bucket, endpoint))
     before = {name: os.environ.get(name) for name in _NAMES}

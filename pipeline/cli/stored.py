@@ -50,14 +50,22 @@ def status(
     store: StoreUrl = "",
     json: Json = False,
 ) -> None:
-    """Show how runs stand: all of a store, or one in detail."""
+    """Show how runs stand: all of a store, or one in detail.
+
+    As with `resume`, the token alone will do for a bucket at Linode.
+    """
+    from infra.clock import Clock
+    from infra.visit import access_to
+    from pipeline.run import new_run_id
     from pipeline.status import one_run, print_all, print_one
 
-    where = Store.open(store or default_store())
-    if run is None:
-        print_all(where, as_json=json)
-    else:
-        print_one(one_run(where, run_id(run)), as_json=json)
+    url = store or default_store()
+    with access_to(url, new_run_id(), Clock.from_environment()):
+        where = Store.open(url)
+        if run is None:
+            print_all(where, as_json=json)
+        else:
+            print_one(one_run(where, run_id(run)), as_json=json)
 
 
 @app.command()
