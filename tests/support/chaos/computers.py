@@ -33,7 +33,7 @@ class Computers:
     def __init__(self, folder: Path) -> None:
         self._working: int | None = None
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["chaos.controller"])
+        self._processes.set_forkserver_preload(["chaos.forked_from"])
         # Before there are threads: a process that is forked off must not inherit their locks.
         self.do(Errand("", {"VOC_TRAIN_STORE": "file:///nowhere"}, str(folder / "first")))
 
