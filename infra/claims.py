@@ -111,7 +111,9 @@ class Hold:
                 )
             before = before if before and holder.claim == before.claim else holder
             self._ended.wait(self._every / 3)
-        rank = 1 + max(one.claim.rank for one in seen)  # above the dead, should one come back
+        rank = 1 + max(
+            (one.claim.rank for one in seen), default=0
+        )  # above the dead, should one come back
         self._mine = self._mine.model_copy(update={"rank": rank})
         self.must_hold()
 

@@ -137,6 +137,22 @@ def test_a_damaged_claim_holds_nothing(store: Store) -> None:
         mine.must_hold()
 
 
+def test_a_candidate_whose_claim_is_damaged_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Store.write
+
+    def damaged(self: Store, key: str, model: Claim) -> None:
+        written(self, key, model)
+        if model.rank == 0:
+            self.put(key, (self.get(key) or b"")[:20])
+
+    monkeypatch.setattr(Store, "write", damaged)
+    with hold(store, every=NEVER) as mine:
+        mine.must_hold()
+        assert [claim.rank for claim in claims(store)] == [1]
+
+
 def test_equals_agree_whatever_their_clocks_say(store: Store) -> None:
     with hold(store) as one:
         earlier = Claim(owner="zzz", where="there", time=now() - timedelta(days=1), rank=1)

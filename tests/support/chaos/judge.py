@@ -4,6 +4,7 @@ from pathlib import PurePosixPath
 
 from chaos import job
 from chaos.controller import BUDGET, BUDGET_TO_LEARN
+from chaos.faults import Fault
 from chaos.play import Story, undisturbed
 from chaos.world import World
 from infra.protocol import run_key
@@ -36,11 +37,13 @@ def _others(world: World) -> list[str]:
 def _end(world: World, story: Story) -> list[str]:
     found = []
     for ending in story.endings:
-        said = ending.outcome
-        if said and "cause" in said and not said.get("message"):
-            found.append(f"{said['cause']} without a word")
-        if said and said.get("cause") in ("ENDLESS", "LEAKED"):
-            found.append(f"{said['cause']}: {said['message']}")
+        said = ending.outcome or {}
+        cause = said.get("cause")
+        if cause and not said["message"]:
+            found.append(f"{cause} without a word")
+        mistaken = cause == "INTERNAL" and story.fault is not Fault.RAISES
+        if mistaken or cause in ("ENDLESS", "LEAKED"):
+            found.append(f"{cause}: {said['message']}")
     last = story.endings[-1].outcome
     if last is None:
         found.append("who came after it was killed, too")

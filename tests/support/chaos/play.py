@@ -21,6 +21,7 @@ class Story:
     """What happened in a case, for the judge."""
 
     run_id: str
+    fault: Fault | None
     struck: bool
     endings: list[Ending]  # of the first controller, and of the computers after it
     reaped: bool
@@ -45,14 +46,14 @@ def play(
     left = [] if endings[0].outcome is None else world.left()
     mend(world)
     struck = world.board.struck
-    for _ in range(_COME_AFTER):
+    for number in range(_COME_AFTER):
         outcome = endings[-1].outcome
         if outcome and ("done" in outcome or "reaped" in outcome):
             break
-        if not reap and outcome and outcome.get("cause") in ("CORRUPT", "BAD_INPUT"):
+        if number and outcome and outcome.get("cause") in ("CORRUPT", "BAD_INPUT"):
             reap = True  # nobody can go on with what is no run any more
         endings.append(world.computers.do(errand(resume=not reap, reap=reap)))
-    return Story(run_id, struck, endings, reap, trained, left, world.written(run_id))
+    return Story(run_id, fault, struck, endings, reap, trained, left, world.written(run_id))
 
 
 @functools.lru_cache(maxsize=1)

@@ -33,6 +33,7 @@ _ROWS = {
     "controller:provider": "calls to the provider",
     "controller:store": "writes of the controller to the store",
     "controller:ssh": "SSH connections and commands",
+    "controller:process": "processes of the controller",
     "controller:stage": "edges of stages",
     "agent:store": "the agent's requests to the store",
     "start": "the machine from its start",
@@ -51,6 +52,8 @@ def markdown(cases: Sequence[Case]) -> str:
         acts[row].add(case.target)
     lines = [f"| at | acts | {' | '.join(_COLUMNS)} | cases |", f"|---|{'---:|' * 7}"]
     for row, name in _ROWS.items():
+        if not acts[row]:
+            continue
         cells = [str(counts[row, column] or "") for column in _COLUMNS]
         total = sum(counts[row, column] for column in _COLUMNS)
         lines.append(f"| {name} | {len(acts[row])} | {' | '.join(cells)} | {total} |")
