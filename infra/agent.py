@@ -27,13 +27,14 @@ from infra.deadline import Deadline, seconds_noted
 from infra.evidence import Witness
 from infra.failure import Cause, Failure
 from infra.heartbeat import Pulse
+from infra.integrity import hashes_to
 from infra.job import Job, was_told_to_stop
 from infra.launch import alone, take_secrets
 from infra.log import LogWriter
 from infra.mirror import Mirror
 from infra.protocol import JobSpec, Result, now, run_key
 from infra.restart import GoingDown, restarted_at_boot
-from infra.stores import Store, hashes_to
+from infra.stores import Store
 from infra.verdict import gpu_failed, verdict
 
 GRACE = 30.0  # seconds that a job has between SIGTERM and SIGKILL, to write a checkpoint

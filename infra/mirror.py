@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from infra.integrity import hashes_to
 from infra.protocol import run_key
-from infra.stores import Store, hashes_to
+from infra.stores import Store
 
 _MANIFEST = "manifest.json"
 _PROGRESS = "progress.json"  # travels inside the heartbeat

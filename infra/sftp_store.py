@@ -17,7 +17,8 @@ from infra.failure import Cause, Failure
 from infra.ssh import CommandFailed, Connection, Lost
 from infra.ssh.line import Line
 from infra.ssh.login import NotYet
-from infra.stores import Entry, Store, explained
+from infra.store_errors import explained
+from infra.stores import Entry, Store
 
 # Files on their way: ours, and those of an agent on the machine, whose store is the same folder.
 _UNFINISHED = re.compile(r"^\.part-|#\d+$")

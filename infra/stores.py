@@ -8,32 +8,28 @@ first put; until then it is an empty store, and looking at it leaves no trace.
 """
 
 import errno
-import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, S3Store
 from pydantic import BaseModel
 
 from infra.failure import Cause, Failure
+from infra.integrity import sealed, sha256_of, unsealed
+from infra.store_errors import FULL, explained
 from infra.urls import has_user, without_secrets
 
 M = TypeVar("M", bound=BaseModel)
 
 _CHUNK = 8 << 20  # bytes; the size of a multipart part and of a download chunk
-_SEAL = re.compile(rb',\n "seal": "([^"]*)"\n}$')
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A person who mistyped an endpoint hears of it within 2 s where the connection is refused and
 # within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
 # follows it, asks again by itself for much longer.
@@ -227,7 +223,7 @@ class Store:
                     Cause.STORE, f"There is no {key} in {self.url}.", permanent=True
                 ) from None
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise
                 raise Failure(
                     Cause.STORE, f"The disk is full: {path} could not be written; free some space."
@@ -243,7 +239,7 @@ class Store:
                 file.write(obstore.get_range(objects, key, start=start, end=end))
 
     def _verify(self, key: str, path: Path, sha256: str) -> None:
-        if _sha256(path) == sha256:
+        if sha256_of(path) == sha256:
             return
         whole = "/".join(key.split("/")[:2])
         raise Failure(
@@ -292,79 +288,9 @@ class Store:
         return None if self._folder is None else self._folder / key
 
 
-def sealed(key: str, data: bytes) -> bytes:
-    """A JSON object of one member and more, with a last one: the sha256 of its key and the rest."""
-    digest = hashlib.sha256(key.encode() + data).hexdigest()
-    return data.removesuffix(b"\n}") + b',\n "seal": "' + digest.encode() + b'"\n}'
-
-
-def unsealed(key: str, data: bytes) -> bytes:
-    """What was sealed, or was without a seal: not every writer has one.
-
-    Raises ValueError where it is not what was written under this key.
-    """
-    match = _SEAL.search(data)
-    if match is None:
-        return data
-    whole = data[: match.start()] + b"\n}"
-    if hashlib.sha256(key.encode() + whole).hexdigest().encode() != match[1]:
-        raise ValueError("it is not what its seal says")
-    return whole
-
-
-def hashes_to(path: Path, sha256: str) -> bool:
-    """Whether there is a file with this sha256 (hex); one that cannot be read has none."""
-    try:
-        return _sha256(path) == sha256
-    except OSError:
-        return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _no_store(what: str) -> Failure:
     return Failure(
         Cause.STORE,
         f"{what}: use file:///a/folder, a plain path or s3://bucket/prefix.",
         permanent=True,
     )
-
-
-@contextmanager
-def explained(url: str, key: str) -> Iterator[None]:
-    """Turn what the libraries raise into one sentence with a cure."""
-    try:
-        yield
-    except (OSError, BaseError) as error:
-        _explain(url, key, error)
-
-
-def _explain(url: str, key: str, error: Exception) -> NoReturn:
-    # obstore's messages carry a Rust debug dump after the first paragraph, and may repeat headers.
-    said = str(error).split("\n\nDebug source")[0].strip()
-    where = f"{url}/{key}" if key else url
-    number = getattr(error, "errno", None)
-    permanent = True
-    if number in _FULL or re.search(
-        r"No space left|quota exceeded|File too large|QuotaExceeded", said, re.IGNORECASE
-    ):
-        cure = f"The store is full: {where} could not be written. Free some space or use another."
-    elif number in (errno.EACCES, errno.EPERM, errno.EROFS) or re.search(
-        r"Permission denied|Read-only file system|AccessDenied|Forbidden|\b403\b|\b401\b"
-        r"|InvalidAccessKeyId|SignatureDoesNotMatch|not permitted",
-        said,
-    ):
-        cure = (
-            f"No permission for {where}: check the folder's rights, or the key in "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and what it may do."
-        )
-    elif "NoSuchBucket" in said:
-        cure = f"The bucket of {url} does not exist; create it first, or check the name."
-    else:
-        first = said.splitlines()[0][:300] if said else type(error).__name__
-        cure = f"The store {where} does not answer as it should: {first}"
-        permanent = False
-    raise Failure(Cause.STORE, cure, permanent=permanent) from error

@@ -7,7 +7,8 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from infra.failure import Cause, Failure
-from infra.stores import Store, hashes_to
+from infra.integrity import hashes_to
+from infra.stores import Store
 from model.errors import InputError
 from model.indexed_tar import Member, TarReader, read_index
 from pipeline.download.local import local_version

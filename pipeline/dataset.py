@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from infra.failure import Cause, Failure
-from infra.stores import Store, hashes_to
+from infra.integrity import hashes_to
+from infra.stores import Store
 from model.dataset import Manifest
 
 

@@ -13,6 +13,7 @@ from damage import damaged
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.heartbeat import Pulse
+from infra.integrity import sealed
 from infra.intents import Creation, End, Intent, Intents
 from infra.linode import Linode
 from infra.mirror import Mirror
@@ -23,7 +24,7 @@ from infra.reaper import ReaperReport, reap
 from infra.receipt import Receipt
 from infra.rental import Rental
 from infra.simulator import Simulator
-from infra.stores import Store, sealed
+from infra.stores import Store
 from stepped_clock import SteppedDays
 
 RUN, OTHER_RUN = "261121-4k2ra", "261121-0ther"
