@@ -40,12 +40,12 @@ def main() -> int:
     if args.list:
         print(*(case.name for case in cases), sep="\n")
         return 0
-    held = _held(args.go_on)
+    held, names = _held(args.go_on), {case.name for case in cases}
     left = [case for case in cases if case.name not in held]
     failed = 0
-    for verdict in all_tried(left, args.workers):
+    for number, verdict in enumerate(all_tried(left, args.workers), len(held & names) + 1):
         failed += bool(verdict.wrong)
-        _show(verdict)
+        _show(verdict, f"{number}/{len(cases)}")
         if args.go_on and not verdict.wrong:
             with args.go_on.open("a") as notes:
                 print(json.dumps(verdict.case.name), file=notes)
@@ -57,10 +57,10 @@ def _held(notes: Path | None) -> set[str]:
     return {json.loads(line) for line in notes.open()} if notes and notes.exists() else set()
 
 
-def _show(verdict: Verdict, out: IO[str] = sys.stdout) -> None:
+def _show(verdict: Verdict, progress: str, out: IO[str] = sys.stdout) -> None:
     mark = "FAILED" if verdict.wrong else "held"
     ends = ", ".join(verdict.ends)
-    print(f"{mark:6} {verdict.seconds:5.1f} s  {verdict.case.name}  ({ends})", file=out)
+    print(f"{progress} {mark} {verdict.seconds:5.1f} s  {verdict.case.name}  ({ends})", file=out)
     for complaint in verdict.wrong:
         print(f"         {complaint}", file=out)
     if verdict.wrong:
