@@ -97,7 +97,8 @@ def must_be_available(run: Run) -> None:
         case "linode":
             if not (run.earlier and run.earlier.dataset):
                 must_be_here(parameters.archives)  # sooner than a machine is
-            make_plan(parameters.rental, parameters.limits.train_hours, store)
+            hours, goes_on = parameters.limits.train_hours, run.earlier is not None
+            make_plan(parameters.rental, hours, store, goes_on=goes_on)
         case other:
             assert_never(other)
 

@@ -127,23 +127,30 @@ class Plan:
 
 
 def make_plan(
-    terms: RentalTerms, train_hours: float, store: Store, *, rent_now: bool = True
+    terms: RentalTerms,
+    train_hours: float,
+    store: Store,
+    *,
+    rent_now: bool = True,
+    goes_on: bool = False,
 ) -> Plan:
     """See what could be rented, and refuse what cannot work; creates nothing at the provider.
 
     `rent_now` asks for all that a rental needs: a store that the machine sees and that takes
     objects, a way in, a reaper. Without it what is missing is in the plan's `lacks`, and the store
-    is only looked at. Raises Failure or InputError with the cure.
+    is only looked at. A run that `goes_on` may have a machine already, which nobody should leave
+    alone for want of a reaper: that is asked for before another is rented. Raises Failure or
+    InputError with the cure.
     """
     clock = Clock.from_environment()
     provider = Linode.from_environment(clock)
     lacks: list[str] = []
 
-    def needed(look: Callable[[], T]) -> T | None:
+    def needed(look: Callable[[], T], *, now: bool = rent_now) -> T | None:
         try:
             return look()
         except (Failure, InputError) as refusal:
-            if rent_now:
+            if now:
                 raise
             lacks.append(str(refusal))
             return None
@@ -172,7 +179,7 @@ def make_plan(
         volume_price=_volume_price(provider, terms, region) if by_volume else 0.0,
     )
     if terms.reaper:
-        needed(lambda: must_be_watched(store, clock.now()))
+        needed(lambda: must_be_watched(store, clock.now()), now=rent_now and not goes_on)
     if rent_now and bucket:
         probe(store)
     within = _affordable(plan)

@@ -56,7 +56,8 @@ class Workplace:
 def tenancy(run: Run) -> Iterator["Tenancy"]:
     """What a run rents; when the block is left, it is gone, and the receipt in the store."""
     parameters = run.parameters
-    plan = make_plan(parameters.rental, parameters.limits.train_hours, run.store)
+    hours, goes_on = parameters.limits.train_hours, run.earlier is not None
+    plan = make_plan(parameters.rental, hours, run.store, goes_on=goes_on)
     tenant = Tenancy(run, plan)
     try:
         yield tenant
@@ -93,7 +94,7 @@ class Tenancy:
         The first is the one at which an earlier controller's job is at work, if there is any.
         """
         if self.run.earlier and (place := self._at_work()):
-            self.rental.reached("training", f"{place.machine.where}, as it was begun")
+            self.rental.reached("training", f"{place.machine.where}, begun earlier")
             yield place
         for _ in range(MACHINES):
             with self.run.stage("rent") as stage:
@@ -113,7 +114,7 @@ class Tenancy:
         store, run_id = self.run.store, self.run.run_id
         result = store.read_whole(run_key(run_id, "result.json"), Result)
         if result and result.cause is None:
-            return Workplace(Attached("a machine that is done"), store, 0, begun=True)
+            return Workplace(Attached("its machine, which has finished"), store, 0, begun=True)
         if result or not store.size(run_key(run_id, "heartbeat.json")):
             return None
         for intent in self.rental.there(Kind.INSTANCE):

@@ -181,17 +181,19 @@ def given(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in (None, "", {}, [])}
 
 
-def must_agree() -> None:
+def must_agree(
+    question: str = "Rent it?", declined: str = "Not rented; nothing was created."
+) -> None:
     """Ask whether to rent; leave without a word of failure where the answer is no."""
     try:
-        agreed = typer.confirm("Rent it?", err=True)
+        agreed = typer.confirm(question, err=True)
     except typer.Abort:
         if sys.stdin.isatty():
             raise
         print(file=sys.stderr)
-        raise InputError("Nobody answers here; --yes rents without asking.") from None
+        raise InputError("Nobody answers here; --yes does it without asking.") from None
     if not agreed:
-        print("Not rented; nothing was created.", file=sys.stderr)
+        print(declined, file=sys.stderr)
         raise typer.Exit(1)
 
 

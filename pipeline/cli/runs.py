@@ -1,14 +1,16 @@
 """Commands that run the whole flow: here, on a rented machine, on one's own host, for trial."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from infra.failure import Failure
+from infra.protocol import Result, run_key
 from infra.stores import Store
 from model.errors import InputError
 from pipeline.cli.groups import grouped
@@ -32,13 +34,15 @@ from pipeline.cli.options import (
     run_id,
     this_run,
 )
-from pipeline.parameters import Parameters, default_store
+from pipeline.parameters import Parameters, default_ssh_from, default_store
 from pipeline.run import recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
 
 app = typer.Typer(help="Run the whole flow.", no_args_is_help=True)
+
+_FOLLOWED = "Where its machine is at work, that is followed and nothing is rented. Otherwise:\n"
 
 
 @app.command("local", short_help="Run it on this computer.")
@@ -188,6 +192,8 @@ def resume(
     budget: Annotated[
         float | None, typer.Option(help="Dollars at most, all that it rented included.")
     ] = None,
+    ssh_from: SshFrom = [],  # noqa: B006
+    no_reaper: NoReaper = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -203,32 +209,46 @@ def resume(
 
     url = store or default_store()
     with access_to(url, run_id(run), Clock.from_environment()):
-        _resume(Store.open(url), run, budget, yes=yes, json=json)
+        changed = given(budget=budget, ssh_from=tuple(ssh_from) or default_ssh_from())
+        if no_reaper:
+            changed["reaper"] = False
+        _resume(Store.open(url), run, changed, yes=yes, json=json)
 
 
-def _resume(where: Store, run: str, budget: float | None, *, yes: bool, json: bool) -> None:
+def _resume(where: Store, run: str, changed: dict[str, Any], *, yes: bool, json: bool) -> None:
     record = recorded_run(where, run)
     if record.state == "done":
         raise InputError(f"Run {run} is done; `voc-train fetch {run}` brings its checkpoint home.")
     terms = record.parameters.get("rental") or {}
     parameters = checked(
         Parameters,
-        **record.parameters | {"store": where.url, "rental": terms | given(budget=budget)},
+        **record.parameters | {"store": where.url, "rental": terms | changed},
     )
     with _shown() as terminal:
-        if parameters.machine == "linode" and not yes:
-            _show_plan(parameters)
-            must_agree()
+        if parameters.machine == "linode" and not yes and not _is_trained(where, run, parameters):
+            print(_FOLLOWED, file=sys.stderr)
+            _show_plan(parameters, goes_on=True)
+            must_agree(
+                "Go on?",
+                "Not gone on. What the run has rented stays until its deadline, and costs: see "
+                f"`voc-train reap --run {run}`, which deletes it with --delete.",
+            )
         _run(parameters, terminal, json=json, resume=record.run_id)
 
 
-def _show_plan(parameters: Parameters) -> None:
+def _is_trained(where: Store, run: str, parameters: Parameters) -> bool:
+    """Whether all that is left is to fetch the checkpoint and to delete, which costs nothing."""
+    result = where.read_whole(run_key(run, "result.json"), Result)
+    return not parameters.by_volume and result is not None and result.cause is None
+
+
+def _show_plan(parameters: Parameters, *, goes_on: bool = False) -> None:
     """One screen: what it costs at the most, and what will be created."""
     from pipeline.plan import make_plan
     from pipeline.rental_tables import print_plan
 
     hours = parameters.limits.train_hours
-    plan = make_plan(parameters.rental, hours, Store.open(parameters.store))
+    plan = make_plan(parameters.rental, hours, Store.open(parameters.store), goes_on=goes_on)
     print_plan(plan, stderr=True)
 
 

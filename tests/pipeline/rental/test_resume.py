@@ -55,6 +55,14 @@ def resumed(store: Store, environment: dict[str, str]) -> dict[str, Any]:
     return outcome_of(done.stdout)
 
 
+def want_a_reaper(store: Store, run_id: str) -> None:
+    """As if one had looked when the run began, and none does any more."""
+    record = recorded_run(store, run_id)
+    terms = record.parameters["rental"] | {"reaper": True}
+    wanted = record.model_copy(update={"parameters": record.parameters | {"rental": terms}})
+    store.write(f"runs/{run_id}/run.json", wanted)
+
+
 def machines(account: Account) -> list[str]:
     """Of the bill, by what tells a run's machines apart."""
     return [line.label.rpartition("-")[2] for line in account.bill() if line.kind == "instance"]
@@ -70,6 +78,30 @@ def test_a_machine_at_work_is_followed_to_its_end(
     start("epoch 1/", epochs=EPOCHS).kill()
     assert resumed(store, elsewhere)["weights_digest"] == whole["weights_digest"]
     assert machines(account) == ["t1"]
+
+
+def test_a_machine_at_work_is_followed_though_no_reaper_looks_any_more(
+    start: Start, account: Account, store: Store, elsewhere: dict[str, str]
+) -> None:
+    start("epoch 1/", epochs=EPOCHS).kill()
+    (run_id,) = store.folders("runs")
+    want_a_reaper(store, run_id)
+    resumed(store, elsewhere)
+    assert machines(account) == ["t1"]
+
+
+def test_another_is_rented_only_where_a_reaper_looks_or_none_is_wanted(
+    start: Start, account: Account, store: Store, elsewhere: dict[str, str]
+) -> None:
+    start("booting", epochs=EPOCHS).kill()
+    (run_id,) = store.folders("runs")
+    want_a_reaper(store, run_id)
+    refused = voc_train(("resume", run_id, "--yes", "--json"), elsewhere, code=2)
+    assert "No reaper that deletes has looked" in refused.stderr
+    assert machines(account) == ["t1"]
+    assert not [thing for thing in account.left() if thing.kind != "stackscript"]
+    voc_train(("resume", run_id, "--yes", "--json", "--no-reaper"), elsewhere)
+    assert machines(account) == ["t1", "t2"]
 
 
 def test_one_whose_job_never_began_is_deleted_and_another_is_rented(
