@@ -7,6 +7,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from infra.clock import Clock
+from infra.intents import Intent, Intents, total
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
 from pipeline.run import RunRecord, WrittenState, recorded_run, recorded_runs
@@ -41,12 +43,16 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
     record = recorded_run(store, run_id)
     heartbeat = store.read_whole(run_key(run_id, "heartbeat.json"), Heartbeat)
     result = store.read_whole(run_key(run_id, "result.json"), Result)
+    rented = Intents.load(store, run_id).entries()
+    there = [entry.intent for entry in rented if entry.open and entry.intent.dollars_per_hour]
     return {
         **record.model_dump(mode="json"),
         "state": state_of(record, heartbeat, result, now()),
         "heartbeat": heartbeat.model_dump(mode="json") if heartbeat else None,
         "result": result.model_dump(mode="json") if result else None,
         "checkpoints": list(store.folders(run_key(run_id, "checkpoints"))),
+        "dollars": total(rented, Clock.from_environment().now()) if rented else None,
+        "costs_still": [intent.model_dump(mode="json") for intent in there],
     }
 
 
@@ -102,7 +108,27 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
     if run["checkpoints"] and not run["outcome"] and run["state"] != "running":
         step = int(run["checkpoints"][-1])
         console.print(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}", markup=False)
+    _print_cost(run, console)
     if run["outcome"]:
         console.print(f"mIoU {run['outcome']['miou']:.4f}")
         console.print(f"checkpoint  {run['outcome']['checkpoint']}", markup=False)
         console.print(f"report      {run['outcome']['report']}", markup=False)
+
+
+def _print_cost(run: dict[str, Any], console: Console) -> None:
+    """What it rented has cost, by its notes in the store, and what nobody has seen gone."""
+    if run["dollars"] is None:
+        return
+    there = [Intent.model_validate(intent) for intent in run["costs_still"]]
+    for one in there:
+        console.print(
+            f"rented      {one.kind} {one.label} is not gone: ${one.dollars_per_hour:.2f} an hour, "
+            f"until {one.until:%d %b %H:%M} UTC",
+            markup=False,
+        )
+    console.print(f"cost        ${run['dollars']:.2f}{' until now' if there else ''}")
+    if there and run["state"] != "running":
+        console.print(
+            f"            voc-train resume {run['run_id']} goes on with the run, voc-train reap "
+            f"--delete --run {run['run_id']} deletes what it rented"
+        )

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from infra.failure import Cause, Failure
+from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now
+from infra.provider import Kind, Thing
 from infra.stores import Store
 from pipeline.run import RunRecord
 from pipeline.status import one_run, print_all, print_one
@@ -107,3 +109,36 @@ def test_a_run_whose_controller_died_says_how_to_go_on(
     assert "of step 32: voc-train fetch trained" in capsys.readouterr().out
     print_one(one_run(store, "failed"), as_json=False)
     assert "OUT_OF_MEMORY: said" in capsys.readouterr().out
+
+
+def test_one_run_says_what_it_has_cost_and_what_costs_still(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = now() - timedelta(minutes=90)
+    record(store, "rented", started=began)
+    beat(store, "rented", began)
+    intents = Intents(store, "rented")
+    machine = Intent(
+        kind=Kind.INSTANCE,
+        label="voc-train-rented-t1",
+        time=began,
+        until=began + timedelta(hours=4),
+        dollars_per_hour=0.52,
+    )
+    firewall = Intent(kind=Kind.FIREWALL, label="f1", time=began, until=machine.until)
+    for number, intent in enumerate((machine, firewall)):
+        intents.intend(intent)
+        intents.created(intent, Thing(intent.kind, number, intent.label, created=began))
+    print_one(one_run(store, "rented"), as_json=False)
+    said = capsys.readouterr().out
+    assert "instance voc-train-rented-t1 is not gone" in said
+    assert "$0.52 an hour" in said
+    assert f"{machine.until:%d %b %H:%M} UTC" in said
+    assert "cost        $1.04" in said
+    assert "voc-train reap --delete --run rented" in said  # nobody is heard of
+    assert "f1" not in said
+    intents.ended(machine, began + timedelta(minutes=50), "seen gone")
+    print_one(one_run(store, "rented"), as_json=False)
+    said = capsys.readouterr().out
+    assert "cost        $0.52" in said
+    assert "not gone" not in said
