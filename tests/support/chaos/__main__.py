@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from chaos.cases import Case, Verdict, recorded
+from chaos.faults import Fault
 from chaos.table import markdown
 from chaos.workers import all_tried
 from chaos.world import World
@@ -28,6 +29,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.case:
         cases = [Case(args.case)]
+        if args.case.rpartition(" ")[2] not in set(Fault):
+            parser.error(f"{args.case!r} does not end in a fault: one of {', '.join(Fault)}")
     else:
         with tempfile.TemporaryDirectory() as folder, World(Path(folder)) as world:
             cases = recorded(world)
