@@ -26,12 +26,21 @@ def print_plan(plan: "Plan", *, stderr: bool = False) -> None:
         table.add_row(offer.plan, offer.region, offer.title, _amount(offer.dollars_per_hour), free)
     console.print(table)
     if (more := len(plan.offers) - _OFFERS) > 0:
-        console.print(f"and {more} more; `voc-train plan --json` lists them", style="dim")
+        console.print(f"and {more} more{_where_all_are(plan)}", style="dim")
     best = plan.offers[0]
     hourly = _dollars(best.dollars_per_hour + plan.beside(best.region))
     console.print(f"\n[bold]{best.plan} in {best.region}, {hourly} an hour[/]")
     console.print(_what_it_means(plan))
     console.print()
+
+
+def _where_all_are(plan: "Plan") -> str:
+    """The command that lists the offers; none for a rehearsal's, whose provider ends with it."""
+    if plan.provider.here:
+        return ""
+    named = {"--plan": plan.terms.plan, "--region": plan.terms.region}
+    options = [f"{option} {name} " for option, name in named.items() if name]
+    return f"; `voc-train plan {''.join(options)}--json` lists them"
 
 
 def _what_it_means(plan: "Plan") -> Table:
@@ -126,6 +135,7 @@ def print_reaped(report: "ReaperReport") -> None:
         rest = " among what could be seen" if report.unseen else ""
         console.print(f"{report.time:%Y-%m-%d %H:%M} UTC: nothing of ours is there{rest}.")
         return
+    console.print(f"{report.time:%Y-%m-%d %H:%M} UTC:")
     table = Table("what", "id", "label", "until (UTC)", "$/hour", "", box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = column.header != "label"

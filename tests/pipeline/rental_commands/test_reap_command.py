@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def test_a_reaper_shows_what_would_be_saved_and_then_deletes_it(
 
     shown = voc_train("reap")
     assert shown.code == 0
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC:\n", shown.out)  # it may go into a log
     assert "1 past their deadline, at $0.0150 an hour" in shown.words
     assert len(simulator.left()) == 1
 
