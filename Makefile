@@ -21,7 +21,7 @@ help: ## This list
 	@echo "      without CUDA it is a quarter of the size. The URL of PyTorch's CPU index"
 	@echo "      is what pytorch.org, Get Started, shows after --index-url when you choose"
 	@echo "      pip and CPU."
-	@echo "  make chaos CASE=\"…\"           tries one case again, by its name"
+	@echo "  make chaos CASE=\"…\"            tries one case again, by its name"
 	@echo "  make chaos MATCH=text          only cases with this in their name"
 	@echo "  make chaos SHARD=2/4           only this part of them"
 	@echo "  make chaos GO_ON=file          notes what held, and goes on after that"
