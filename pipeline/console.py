@@ -71,6 +71,8 @@ class Terminal:
                 expand=True,
             )
         self.run_id: str | None = None  # once there is a run
+        self.options: tuple[str, ...] = ()  # without which other commands do not find it
+        self.rehearses = False  # then the account is gone afterwards, and nothing goes on
         self._ids: dict[str, TaskID] = {}
         self._next_line = 0.0
 
@@ -131,10 +133,9 @@ class Terminal:
 
     def ended(self, run_id: str, failure: str | None) -> None:
         if failure:
-            self._dimly(
-                f"`voc-train status {run_id}` shows how far it came, `voc-train resume {run_id}` "
-                "goes on from there"
-            )
+            typed = " ".join([run_id, *self.options])
+            on = "" if self.rehearses else f", `voc-train resume {typed}` goes on from there"
+            self._dimly(f"`voc-train status {typed}` shows how far it came{on}")
 
     def _dimly(self, line: str) -> None:
         # As the style of `print` it would dim the bars, too, until they are drawn again.

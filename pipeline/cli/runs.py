@@ -1,6 +1,7 @@
 """Commands that run the whole flow: here, on a rented machine, on one's own host, for trial."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -182,6 +183,7 @@ def rehearse(
         wandb="offline",
     )
     with _shown() as terminal, rehearsal(Store.open(parameters.store), speed):
+        terminal.rehearses = True
         _show_plan(parameters)
         _run(parameters, terminal, json=json)
 
@@ -257,6 +259,8 @@ def _run(
 ) -> None:
     """Run the flow with a server that is ours where there is none, and show it."""
     store = Store.open(parameters.store)  # refused now rather than after Prefect's start
+    if store.url != Store.open(default_store()).url:
+        terminal.options = ("--store", shlex.quote(store.url))
     _prepare_prefect()
     from pipeline.progress import listening
 

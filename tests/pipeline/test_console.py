@@ -12,6 +12,7 @@ import pytest
 
 from model.recipe import Recipe
 from model.recipes import RECIPES
+from pipeline.console import Terminal
 
 _COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 
@@ -73,6 +74,19 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
         "`voc-train status 261121-4k2ra` shows how far it came, `voc-train resume 261121-4k2ra` "
         "goes on from there",
     ]
+
+
+@pytest.mark.parametrize("rehearses", [False, True])
+def test_what_it_says_to_type_works_as_it_stands(
+    capsys: pytest.CaptureFixture[str], rehearses: bool
+) -> None:
+    terminal = Terminal()
+    terminal.options = ("--store", "s3://photos/voc-train")
+    terminal.rehearses = rehearses
+    terminal.ended("261121-4k2ra", "STORE: it is away")
+    said = capsys.readouterr().err
+    assert "`voc-train status 261121-4k2ra --store s3://photos/voc-train` shows" in said
+    assert ("resume 261121-4k2ra --store s3://photos/voc-train`" in said) != rehearses
 
 
 @pytest.mark.parametrize("group", [[], ["run"]])
