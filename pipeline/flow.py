@@ -60,9 +60,11 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
         end_with_parent()  # without its worker, nobody could cancel it
     earlier = recorded_run(Store.open(parameters.store), resume) if resume else None
     run = Run(parameters, [artifacts.PrefectListener(), *listening.get()], earlier=earlier)
+    if earlier:  # what is refused changes nothing of what is known of it
+        must_be_possible(run)
     with heeded(), run.recorded():
-        preparation.must_be_trainable(parameters)
-        must_be_available(run)  # rather now than after an hour of preparation
+        if not earlier:
+            must_be_possible(run)
         made = made_by_volume(run) if parameters.by_volume else made_by_store(run)
         evaluation = score_again(run, made)
         report = write_report(run, made, evaluation)
@@ -82,6 +84,12 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
         artifacts.summarise(run.outcome, run.stages, evaluation.score)
         must_pass_gate(checkpoint.recipe, evaluation.score.miou, report)
     return run.outcome
+
+
+def must_be_possible(run: Run) -> None:
+    """Refuse what cannot work now, rather than after an hour of preparation."""
+    preparation.must_be_trainable(run.parameters)
+    must_be_available(run)
 
 
 def made_by_store(run: Run) -> Made:
