@@ -106,19 +106,24 @@ class Answer:
         passing = gateway or self.status in (408, 429, 500, 502, 503, 504)
         return passing and not self.maintenance and not self.untrusted
 
-    def failure(self, what: str) -> Failure:
-        """Why Linode did not do `what`, as in "create the volume x"."""
+    def failure(self, what: str, *, wants_room: bool) -> Failure:
+        """Why Linode did not do `what`, as in "create the volume x".
+
+        Only what `wants_room` can fail for want of it: a deletion that such words came with is to
+        be asked for again.
+        """
         reason = "; ".join(self.reasons)
         said = f"Linode did not {what}: {reason.rstrip('.')}."
+        no_room = wants_room and _CAPACITY.search(reason) is not None
         if self.untrusted:
             return Refused(
                 f"Linode's certificate could not be verified, so it was not asked to {what}: "
                 "let LINODE_CA name the file with the right authority, or check LINODE_URL."
             )
         if not reason or self.status not in range(400, 500) or self.status in (408, 429):
-            capacity = self.status == 503 and _CAPACITY.search(reason)
-            return NoCapacity(said) if capacity else self._unclear(what)
-        if self.status != 401 and _CAPACITY.search(reason):
+            no_room = no_room and self.status == 503
+            return NoCapacity(said) if no_room else self._unclear(what)
+        if no_room and self.status != 401:
             return NoCapacity(said)
         if self.status in (401, 403):
             return self._unauthorised(said)

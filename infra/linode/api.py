@@ -88,11 +88,12 @@ class Api:
 
     def create(self, path: str, what: str, body: Body) -> Any:
         """Sent again only where it was certainly not acted on."""
-        return _expect(self._ask("post", path, _had_no_effect, body=body), what)
+        answer = self._ask("post", path, _had_no_effect, body=body)
+        return _expect(answer, what, wants_room=True)
 
     def act(self, path: str, what: str, body: Body | None = None) -> None:
         """Like `create`; while another job keeps the thing busy, waits for about two minutes."""
-        _expect(self._ask("post", path, _is_hindered, body=body), what)
+        _expect(self._ask("post", path, _is_hindered, body=body), what, wants_room=True)
 
     def delete(self, path: str, what: str) -> None:
         """Absent already is a success."""
@@ -187,9 +188,9 @@ def _is_hindered(answer: Answer) -> bool:
     return answer.nothing_done or answer.busy
 
 
-def _expect(answer: Answer, what: str) -> Any:
+def _expect(answer: Answer, what: str, *, wants_room: bool = False) -> Any:
     if not answer.ok:
-        raise answer.failure(what)
+        raise answer.failure(what, wants_room=wants_room)
     return answer.body
 
 

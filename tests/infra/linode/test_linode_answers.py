@@ -213,6 +213,17 @@ def test_deleting_what_is_busy_means_call_again(
     assert clock.waits == []
 
 
+def test_a_deletion_never_fails_for_want_of_room(server: ScriptedServer, linode: Linode) -> None:
+    full = Reply.error(503, "The service is over capacity, try again.")
+    server.on("DELETE", "/linode/instances/5", full)
+    server.on("GET", "/linode/instances/5", full)
+
+    with pytest.raises(Unclear):
+        linode.delete(Kind.INSTANCE, 5)
+    with pytest.raises(Unclear):
+        linode.get(Kind.INSTANCE, 5)
+
+
 def test_deleting_a_volume_that_cannot_be_detached_yet_means_call_again(
     server: ScriptedServer, linode: Linode, clock: SteppedClock
 ) -> None:
