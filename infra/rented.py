@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from infra.failure import Failure
 from infra.lease import Lease
 from infra.machines import MachineState
-from infra.provider import Endpoint, Kind, Offer, Thing, Unclear
+from infra.provider import Endpoint, Kind, Offer, Thing
 from infra.rental import Rental
 from infra.ssh import Connection
 from infra.ssh.keys import KeyPair
@@ -52,7 +53,7 @@ class Watch:
             self._asked = now
             try:
                 there = self._rental.provider.get(Kind.INSTANCE, self._id)
-            except Unclear:
+            except Failure:  # even a token that has expired: the job has no need of it
                 self._state = "unknown"
             else:
                 self._absent = 0 if there else self._absent + 1
