@@ -2,11 +2,13 @@
 
     runs/<run>/claims/<owner>.json    written by its owner alone, and again every few seconds
 
-A candidate first writes a claim without a rank. If no claim that is alive has one, it takes the
-next rank and looks again: the highest rank holds the run, of equal ones the earliest. So all agree
+A candidate first writes a claim without a rank. If nobody who lives has the highest one, it takes
+the next and looks again: the highest rank holds the run, of equal ones the earliest. So all agree
 who does, without a write that depends on another, and whoever drives a run asks before each act
 that costs money. Two that come in the same moment can both go on for one act, which does no harm:
-the label of what is created exists once, and to delete what is gone is a success.
+the label of what is created exists once, and to delete what is gone is a success. Whoever was
+replaced stays so, since it knows nothing of what was done meanwhile; for that the claim of one that
+has replaced another is not removed when it ends.
 
 Who is alive is told by the store, which says of every object when it was written: computers' clocks
 differ. Only of a process of this very computer is it known at once that it has ended.
@@ -17,7 +19,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -43,6 +45,7 @@ class Claim(BaseModel):
     process: str = ""  # which it is, to its own computer
     time: datetime  # when it was first made, by its owner's clock; for people, and between equals
     rank: int = 0
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,18 @@ class Hold:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._withdraw()
+        if self._mine.rank == 1:
+            self._withdraw()
+            return
+        self._mine = self._mine.model_copy(update={"withdrawn": True})
+        with contextlib.suppress(Failure):  # whoever was replaced hears as much of the claim as is
+            self._write()
 
     def must_hold(self) -> None:
-        """Raise Failure(CLAIMED) where another one drives the run by now; ask before each act."""
-        holder = _first(self._look())
-        if holder and holder.claim.owner != self._mine.owner:
+        """Raise Failure(CLAIMED) where another one drives the run, or did; ask before each act."""
+        seen = self._look()
+        holder = _first(seen) or max(seen, key=_rank, default=None)
+        if holder and holder.claim.owner != self._mine.owner and _rank(holder) >= self._mine.rank:
             raise self._taken(holder.claim)
 
     def _take(self) -> None:
@@ -111,9 +120,7 @@ class Hold:
                 )
             before = before if before and holder.claim == before.claim else holder
             self._ended.wait(self._every / 3)
-        rank = 1 + max(
-            (one.claim.rank for one in seen), default=0
-        )  # above the dead, should one come back
+        rank = 1 + max(map(_rank, seen), default=0)  # above the dead, should one come back
         self._mine = self._mine.model_copy(update={"rank": rank})
         self.must_hold()
 
@@ -126,7 +133,8 @@ class Hold:
         for entry in entries:
             if claim := self._store.read_whole(entry.key, Claim):  # else withdrawn, or damaged
                 silent = latest - entry.modified >= self._silent or has_ended(claim.process)
-                seen.append(_Seen(claim, entry.modified, alive=not silent))
+                alive = not (silent or claim.withdrawn)
+                seen.append(_Seen(claim, entry.modified, alive))
         return seen
 
     def _renew(self) -> None:
@@ -146,6 +154,12 @@ class Hold:
         return f"{self._folder}/{self._mine.owner}.json"
 
     def _taken(self, holder: Claim) -> Failure:
+        if holder.withdrawn:
+            return Failure(
+                Cause.CLAIMED,
+                f"Run {self._run_id} was gone on with by {holder.where}, which has ended; see how "
+                f"with `voc-train status {self._run_id}`.",
+            )
         return Failure(
             Cause.CLAIMED,
             f"Run {self._run_id} is driven by {holder.where}, since "
@@ -154,8 +168,12 @@ class Hold:
         )
 
 
-def _first(seen: Iterable[_Seen]) -> _Seen | None:
-    """Whose run it is: of the living the highest rank, then the earliest; None without a rank."""
-    ranked = [one for one in seen if one.alive and one.claim.rank]
-    order = lambda one: (-one.claim.rank, one.claim.time, one.claim.owner)  # noqa: E731
-    return min(ranked, key=order, default=None)
+def _first(seen: Sequence[_Seen]) -> _Seen | None:
+    """Whose run it is: of the highest rank there was the earliest that lives; None without one."""
+    highest = max(map(_rank, seen), default=0)
+    living = [one for one in seen if one.alive and _rank(one) == highest > 0]
+    return min(living, key=lambda one: (one.claim.time, one.claim.owner), default=None)
+
+
+def _rank(seen: _Seen) -> int:
+    return seen.claim.rank

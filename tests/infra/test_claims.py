@@ -47,7 +47,37 @@ def test_whoever_has_been_silent_is_replaced_and_hears_it(store: Store) -> None:
                 first.must_hold()
             assert caught.value.cause is Cause.CLAIMED
             assert [claim.rank for claim in sorted(claims(store), key=lambda c: c.rank)] == [1, 2]
-        first.must_hold()  # its successor has gone, and nobody else has come
+        # Its successor has gone, but it knows nothing of what that one did.
+        with pytest.raises(Failure, match="was gone on with by .*, which has ended") as caught:
+            first.must_hold()
+        assert caught.value.cause is Cause.CLAIMED
+    with hold(store) as third:
+        third.must_hold()
+
+
+def test_a_successor_that_died_is_one_all_the_same(store: Store) -> None:
+    with hold(store) as first:
+        lost = Claim(owner="a", where="there", process="", time=now(), rank=2)
+        store.write("runs/r/claims/a.json", lost)
+        late = hold(store, silent=0.1)
+        until(lambda: now() - next(iter(store.list("runs/r/claims"))).modified > late._silent)
+        assert not holds_still(first)
+        with late:
+            late.must_hold()
+
+
+def test_who_gave_up_before_it_held_the_run_replaces_nobody(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Hold) -> None:
+        raise KeyboardInterrupt
+
+    with hold(store, every=NEVER) as first:
+        with monkeypatch.context() as patch:
+            patch.setattr(Hold, "must_hold", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                hold(store, silent=0).__enter__()
+        first.must_hold()
 
 
 def test_who_only_asks_keeps_nobody_away(store: Store) -> None:
