@@ -79,6 +79,7 @@ class Rental:
             try:
                 made = self._made_while_held(order)
             except (NoCapacity, Refused) as refusal:
+                self._must_not_be_replaced()  # what bears this label may be the successor's
                 if unclear is None:  # else an earlier one may still show: whoever clears up looks
                     self._note_end(intent, f"not created: {refusal}")
                 raise
@@ -87,7 +88,9 @@ class Rental:
                 self.say(f"no clear answer to the creation of {order.label}; looking for it")
                 found = self._look_for(intent)
                 if found is None:
+                    self._must_hold()
                     continue  # under the same label, so that a late one collides
+                self._take_back_if_replaced(found, order)
                 made = found
             self._intents.created(intent, made.thing if isinstance(made, BucketKey) else made)
             if order.kind is Kind.KEY and not isinstance(made, BucketKey):
@@ -97,17 +100,29 @@ class Rental:
         raise unclear
 
     def _made_while_held(self, order: Order) -> Thing | BucketKey:
-        """Create it; but whoever was replaced while that was under way takes it back at once."""
         made = self.provider.create(order)
+        self._take_back_if_replaced(made.thing if isinstance(made, BucketKey) else made, order)
+        return made
+
+    def _take_back_if_replaced(self, thing: Thing, order: Order) -> None:
+        """Whoever was replaced while it created something deletes that at once, and goes."""
+        try:
+            self._must_hold()
+        except Failure as failure:
+            # Of the same label, and with other tags, is what the successor ordered.
+            ours = thing.kind not in TAGGED or thing.tags == frozenset(getattr(order, "tags", ()))
+            if failure.cause is Cause.CLAIMED and ours:
+                with contextlib.suppress(Failure):  # its intent stays open for whoever clears up
+                    self.provider.delete(thing.kind, thing.id)
+            raise
+
+    def _must_not_be_replaced(self) -> None:
+        """Raise Failure(CLAIMED) like `must_hold`; where the store cannot say so, nobody came."""
         try:
             self._must_hold()
         except Failure as failure:
             if failure.cause is Cause.CLAIMED:
-                thing = made.thing if isinstance(made, BucketKey) else made
-                with contextlib.suppress(Failure):  # its intent stays open for whoever clears up
-                    self.provider.delete(thing.kind, thing.id)
                 raise
-        return made
 
     def _intent(self, order: Order, price: float, until: datetime) -> Intent:
         tagged = order.kind in TAGGED
@@ -229,6 +244,7 @@ class Rental:
         if not end.leaked and self._phases:
             self.reached("gone" if not self._kept else "kept", f"${end.dollars:.2f}")
             end = self.receipt()
+        self._must_not_be_replaced()  # the receipt is the successor's, too
         unwritten: Failure | None = None
         try:
             write_receipt(self._store, end)
@@ -246,11 +262,7 @@ class Rental:
         Raises Failure(CLAIMED) where they are somebody else's to delete by now. Where the store
         cannot say so, they are deleted: what costs money comes first.
         """
-        try:
-            self._must_hold()
-        except Failure as failure:
-            if failure.cause is Cause.CLAIMED:
-                raise
+        self._must_not_be_replaced()
         why = ""
         for entry in entries:
             if entry.open:

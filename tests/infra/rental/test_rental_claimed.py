@@ -11,6 +11,7 @@ from infra.intents import Intents
 from infra.linode import Linode
 from infra.ownership import label, tags
 from infra.provider import FirewallOrder, KeyOrder
+from infra.receipt import read_receipt
 from infra.rental import Rental
 from infra.simulator import Simulator
 from infra.simulator.faults import Effect
@@ -75,6 +76,46 @@ def test_what_it_created_meanwhile_is_taken_back(
     holder.questions = 1
     is_claimed(lambda: create(driven, part))
     assert simulator.left() == []
+
+
+@pytest.mark.parametrize("part", ["f", "k"])
+def test_what_it_created_unheard_is_taken_back_as_well(
+    part: str, driven: Rental, holder: Holder, simulator: Simulator
+) -> None:
+    simulator.faults.add(Effect.ACTED_502, method="POST", times=1)
+    holder.questions = 1
+    is_claimed(lambda: create(driven, part))
+    assert simulator.left() == []
+
+
+def test_what_its_successor_created_is_left_alone(
+    driven: Rental, rental: Rental, holder: Holder, simulator: Simulator, clock: Clock
+) -> None:
+    create(rental)
+    clock.sleep(60)
+    holder.questions = 1
+    is_claimed(lambda: create(driven))
+    assert len(simulator.left()) == 1
+
+
+def test_a_refusal_says_nothing_of_what_its_successor_created(
+    driven: Rental, holder: Holder, simulator: Simulator, store: Store
+) -> None:
+    simulator.faults.add(Effect.SERVER_ERROR, method="POST", status=400)
+    holder.questions = 1
+    is_claimed(lambda: create(driven))
+    (entry,) = Intents.load(store, RUN).entries()
+    assert entry.open
+
+
+def test_it_leaves_no_receipt(
+    driven: Rental, holder: Holder, simulator: Simulator, store: Store
+) -> None:
+    create(driven)
+    holder.questions = 1
+    is_claimed(driven.tear_down)
+    assert simulator.left() == []
+    assert read_receipt(store, RUN) is None
 
 
 def test_it_does_not_go_on_with_what_it_could_not_take_back(
