@@ -190,7 +190,11 @@ class Run:
         tell(self.listeners, lambda listener: listener.said("run", line))
 
     def prepared(self, dataset: str, sources: dict[str, str]) -> None:
-        """Note the dataset's key and the archives in it, for whoever goes on with this run."""
+        """Note the dataset's key and the archives in it, for whoever goes on with this run.
+
+        Raises Failure(CLAIMED) where somebody does by now.
+        """
+        self.must_hold()
         self._dataset, self._sources = dataset, sources
         self._record("running")
 

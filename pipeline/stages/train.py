@@ -90,8 +90,10 @@ def train(
 
     Where it is `begun` it was started by an earlier controller, and is only followed to its end.
     However this ends, nothing of the job is left running on the machine, unless `must_hold` raises
-    Failure(CLAIMED): then another controller follows it by now.
+    Failure(CLAIMED): then another controller follows it by now, and nothing is begun here.
     """
+    if not begun:
+        must_hold()  # else the order and the result that are there may be another controller's
     # What was said already was said by an earlier attempt; of one that has begun we say all.
     log = LogReader(store, job.run_id, from_now=not begun)
     hurry = anothers = False

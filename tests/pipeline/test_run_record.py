@@ -43,3 +43,16 @@ def test_how_it_ended_for_one_who_was_replaced_is_not_recorded(run: Run) -> None
     with pytest.raises(ZeroDivisionError):
         end(run, ZeroDivisionError(), lambda: run.store.write(key, other))
     assert state(run) == ("running", None)
+
+
+def test_what_was_prepared_by_one_who_was_replaced_is_not_recorded(run: Run) -> None:
+    other = Claim(owner="other", where="there", time=now(), rank=2, withdrawn=True)
+    key = run_key(run.run_id, "claims", "other.json")
+
+    with run.recorded():
+        run.store.write(key, other)
+        with pytest.raises(Failure) as caught:
+            run.prepared("d", {})
+        run.store.delete(key)
+    assert caught.value.cause is Cause.CLAIMED
+    assert recorded_run(run.store, run.run_id).dataset is None

@@ -171,7 +171,8 @@ def test_a_controller_that_was_replaced_leaves_the_job_to_its_successor(
         raise KeyboardInterrupt
 
     def must_hold() -> None:
-        raise Failure(Cause.CLAIMED, "Run r is driven by another computer.")
+        if jobs:
+            raise Failure(Cause.CLAIMED, "Run r is driven by another computer.")
 
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -181,6 +182,20 @@ def test_a_controller_that_was_replaced_leaves_the_job_to_its_successor(
     finally:
         machine.stop()
     assert not is_running(jobs[0])
+
+
+def test_a_controller_that_was_replaced_before_it_begins_changes_nothing(
+    store: Store, machine: LocalMachine
+) -> None:
+    def must_hold() -> None:
+        raise Failure(Cause.CLAIMED, "Run r is driven by another computer.")
+
+    store.put("runs/r/heartbeat.json", b"of the other one's job")
+    with pytest.raises(Failure) as caught:
+        train(job_spec("pass"), store, machine, must_hold=must_hold)
+    assert caught.value.cause is Cause.CLAIMED
+    assert [entry.key for entry in store.list("runs/r")] == ["runs/r/heartbeat.json"]
+    assert not machine.alive()
 
 
 def test_an_earlier_attempts_result_is_not_this_ones(store: Store, machine: LocalMachine) -> None:
