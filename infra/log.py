@@ -9,6 +9,8 @@ from infra.durable import write_durably
 from infra.protocol import run_key
 from infra.stores import Entry, Store
 
+_AT_ONCE = 8 << 20  # bytes: what was said in a long outage is more than one request should have
+
 
 class _Position(BaseModel):
     begins: int  # where the file begins in the run's log, bytes
@@ -36,7 +38,7 @@ class LogWriter:
         """
         pieces = list(self._store.list(self._folder))
         end = _offset(pieces[-1]) + pieces[-1].size if pieces else 0
-        size = self._path.stat().st_size if self._path.exists() else 0
+        size = self._size()
         noted = self._noted()
         # Never more than is here or there: a power cut takes the file's end, a fault the store's.
         sent = max(0, min(noted.sent, size, end - noted.begins))
@@ -52,8 +54,8 @@ class LogWriter:
 
     def send(self, *, last: bool = False) -> None:
         """Send what is new; with the `last`, what the store lost of it. Raises Failure(STORE)."""
-        piece = self._said(self._at.sent, -1)
-        if piece:
+        for _ in range(self._at.sent, self._size(), _AT_ONCE):  # no more, should it never rest
+            piece = self._said(self._at.sent, _AT_ONCE)
             at = self._at.begins + self._at.sent
             self._store.put(f"{self._folder}/{at:012d}.txt", piece)
             self._now_at(self._at.begins, self._at.sent + len(piece))
@@ -79,6 +81,9 @@ class LogWriter:
             return _Position.model_validate_json(self._note.read_bytes())
         except (OSError, ValidationError):
             return self._at
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
 
     def _said(self, start: int, size: int) -> bytes:
         try:

@@ -150,3 +150,17 @@ def test_a_reader_gets_every_line_once(store: Store, disk: Path) -> None:
     writer.send()
     assert reader.new_lines(last=False) == ["two"]
     assert reader.new_lines(last=True) == ["three"]
+
+
+def test_what_was_said_in_a_long_outage_is_sent_in_parts(
+    store: Store, away: _Away, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.log._AT_ONCE", 1000)
+    writer = _begins(away, disk)
+    _says(disk, "".join(f"{number:09d}\n" for number in range(250)))
+    with pytest.raises(Failure):
+        writer.send()
+    writer = _begins(store, disk)
+    writer.send()
+    assert [entry.size for entry in store.list("runs/r/log")] == [1000, 1000, 500]
+    assert log_of(store) == disk.read_bytes()
