@@ -100,6 +100,8 @@ class Tenancy:
             with self.run.stage("rent") as stage:
                 self.rental.say = stage.say
                 offers = self._without_the_lost(self.plan.offers)
+                # Whose sign of life it was is gone: nobody must follow the next machine by it.
+                self.run.store.delete(run_key(self.run.run_id, "heartbeat.json"))
                 self.trainer = self.rent_trainer(dataset, stage, offers=offers)
             place = self.trains_on(self.trainer, self.machine(self.trainer), self.run.store)
             self.rental.reached("training", place.machine.where)

@@ -103,3 +103,17 @@ def test_what_prepared_for_an_earlier_controller_is_gone_before_another_is_rente
     with pytest.raises(NoCapacity), preparing_place(run):
         pass
     assert there == ["firewall", "firewall"]
+
+
+def test_the_sign_of_life_of_a_lost_machine_is_not_taken_for_the_next_ones(
+    renter: Renter, store: Store
+) -> None:
+    said: list[bool] = []
+
+    def look() -> None:
+        said.append(store.size(f"runs/{renter.run.run_id}/heartbeat.json") is not None)
+
+    store.put(f"runs/{renter.run.run_id}/heartbeat.json", b"{}")
+    renter.listener.when("booting", look)
+    assert renter.rent().cause is None
+    assert said == [False]
