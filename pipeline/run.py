@@ -251,11 +251,21 @@ def explained(error: BaseException) -> tuple[Cause, str]:
 
 
 def recorded_run(store: Store, run_id: str) -> RunRecord:
-    """What the store knows of a run; Failure(BAD_INPUT) when it knows nothing."""
-    record = store.read(run_key(run_id, "run.json"), RunRecord)
+    """What the store knows of a run; Failure(BAD_INPUT) when it knows nothing.
+
+    Failure(CORRUPT) where it is the record of another one: what it names is made and deleted.
+    """
+    key = run_key(run_id, "run.json")
+    record = store.read(key, RunRecord)
     if record is None:
         raise Failure(
             Cause.BAD_INPUT, f"There is no run {run_id!r} in {store.url}; see `voc-train status`."
+        )
+    if record.run_id != run_id:
+        raise Failure(
+            Cause.CORRUPT,
+            f"{key} in {store.url} is not the record of run {run_id}: it names {record.run_id!r}. "
+            "Delete it there, and start another run.",
         )
     return record
 

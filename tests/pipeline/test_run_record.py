@@ -56,3 +56,14 @@ def test_what_was_prepared_by_one_who_was_replaced_is_not_recorded(run: Run) -> 
         run.store.delete(key)
     assert caught.value.cause is Cause.CLAIMED
     assert recorded_run(run.store, run.run_id).dataset is None
+
+
+def test_a_record_that_names_another_run_is_none(run: Run) -> None:
+    with run.recorded():
+        pass
+    record = recorded_run(run.store, run.run_id)
+    other = record.model_copy(update={"run_id": "../../../elsewhere"})
+    run.store.write(run_key(run.run_id, "run.json"), other)
+    with pytest.raises(Failure, match="is not the record of run") as caught:
+        recorded_run(run.store, run.run_id)
+    assert caught.value.cause is Cause.CORRUPT
