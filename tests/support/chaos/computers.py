@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from chaos import controller
@@ -28,10 +30,12 @@ class Ending:
 
 
 class Computers:
-    """One after the other: at most one of them works at a time."""
+    """One after the other; two at a time only where one replaces another that sleeps."""
 
     def __init__(self, folder: Path) -> None:
         self._working: int | None = None
+        self._heirs: list[Future[Ending]] = []
+        self._beside = ThreadPoolExecutor(1)
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["chaos.forked_from"])
         # Before there are threads: a process that is forked off must not inherit their locks.
@@ -39,13 +43,39 @@ class Computers:
 
     def do(self, errand: Errand) -> Ending:
         """Have one do that, and wait for its end."""
-        began = time.monotonic()
+        process = self._begun(errand)
+        self._working = process.pid
+        try:
+            return self._end_of(process, errand)
+        finally:
+            self._working = None
+
+    def replace(self, errand: Errand, asleep: float | None) -> None:
+        """Stop the one that works, have another one do that, and wake the first.
+
+        It is asleep for so many seconds of the other's work, or until the end of that.
+        """
+        self.kill(signal.SIGSTOP)
+        heir = self._beside.submit(lambda: self._end_of(self._begun(errand), errand))
+        self._heirs.append(heir)
+        wait([heir], asleep)
+        self.kill(signal.SIGCONT)
+
+    def successors(self) -> list[Ending]:
+        """How those ended that replaced the one that worked last."""
+        endings = [heir.result() for heir in self._heirs]
+        self._heirs.clear()
+        return endings
+
+    def _begun(self, errand: Errand) -> ForkServerProcess:
         process = self._processes.Process(target=controller.do, args=(errand,))
         process.start()
-        self._working = process.pid
+        return process
+
+    def _end_of(self, process: ForkServerProcess, errand: Errand) -> Ending:
+        began = time.monotonic()
         ends = _ENDS * (3 if errand.dataset else 1)
         process.join(ends)
-        self._working = None
         if process.is_alive():
             process.kill()
             process.join()

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,9 @@ def do(errand: Errand) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _hurry()
+    if errand.resume:
+        # Who was stopped is gone for whoever comes after it, but not the other way round.
+        Hold.__init__.__kwdefaults__ |= {"every": 1.0, "silent": timedelta(seconds=1)}
     if errand.marks:
         _report(errand.marks)
     try:

@@ -14,6 +14,8 @@ class Fault(StrEnum):
     KILLED_AFTER = "killed-after"
     TERMINATED = "terminated"  # SIGTERM, as a service manager sends it
     RAISES = "raises"
+    WAKES_BESIDE = "wakes-beside"  # stopped for so long that another one goes on with its run
+    WAKES_AFTER = "wakes-after"  # the same, and that one has ended by then
     # of a request
     LOST = "lost"  # done, and the answer lost
     TIMES_OUT = "times-out"  # not done, and never answered
@@ -35,6 +37,7 @@ class Fault(StrEnum):
 
 
 _PROCESS = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER, Fault.TERMINATED)
+_REPLACED = (Fault.WAKES_BESIDE, Fault.WAKES_AFTER)
 _REQUEST = (Fault.LOST, Fault.TIMES_OUT, Fault.ANSWERS_429, Fault.ANSWERS_500, Fault.ANSWERS_502)
 _STORE = (Fault.LOST, Fault.TIMES_OUT, Fault.ANSWERS_500, Fault.AWAY, Fault.REFUSES)
 _MACHINE = (Fault.VANISHES, Fault.FREEZES, Fault.REBOOTS)
@@ -53,6 +56,8 @@ def fitting(boundary: Boundary) -> Iterator[Fault]:
         case _, "ssh":
             yield from (*_PROCESS, Fault.RAISES, *_MACHINE)
         case _:
-            yield from (*_PROCESS, Fault.RAISES)
+            yield from (*_PROCESS, Fault.RAISES, *_REPLACED)
+    if boundary.place == "provider" and not boundary.what.startswith("GET "):
+        yield from _REPLACED
     if boundary.place == "store" and boundary.what.startswith("PUT "):
         yield Fault.TAIL

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import psutil
 
+from chaos.controller import Errand
 from chaos.faults import Fault
 from chaos.wire import NOTHING, Harm
 from chaos.world import World
@@ -14,10 +15,11 @@ from infra.simulator.faults import Effect
 from rentals import inside
 
 _AWAY = 2.0  # seconds that a store is away, or refuses
+_BESIDE = 1.5  # seconds after which who was replaced wakes up, while the other one works
 
 
-def harm(world: World, run_id: str, fault: Fault) -> Harm:
-    """What becomes of an act of that run."""
+def harm(world: World, run_id: str, fault: Fault, successor: Errand) -> Harm:
+    """What becomes of an act of that run, with which the successor may go on."""
     match fault:
         case Fault.KILLED_BEFORE:
             return Harm(before=world.computers.kill)
@@ -27,6 +29,9 @@ def harm(world: World, run_id: str, fault: Fault) -> Harm:
             return Harm(before=lambda: world.computers.kill(signal.SIGTERM))
         case Fault.RAISES:
             return Harm(raises=True)
+        case Fault.WAKES_BESIDE | Fault.WAKES_AFTER:
+            asleep = _BESIDE if fault is Fault.WAKES_BESIDE else None
+            return Harm(before=lambda: world.computers.replace(successor, asleep))
         case Fault.LOST:
             return Harm(lost=True)
         case Fault.TIMES_OUT:

@@ -9,6 +9,7 @@ from chaos.play import Story, undisturbed
 from chaos.world import World
 from infra.protocol import run_key
 from infra.stores import Store
+from pipeline.run import recorded_run
 
 
 def complaints(world: World, story: Story) -> list[str]:
@@ -49,6 +50,8 @@ def _end(world: World, story: Story) -> list[str]:
         found.append("who came after it was killed, too")
     elif "done" in last and last["done"] != _digest(world, story):
         found.append("it ended with other weights than a clean run")
+    elif "done" in last and recorded_run(world.store, story.run_id).state != "done":
+        found.append("it is done, and its record says something else")
     elif "done" not in last and not story.reaped:
         found.append(f"nobody could go on with it: {last}")
     return found

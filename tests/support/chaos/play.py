@@ -37,12 +37,13 @@ def play(
     run_id = new_run_id()
     world.account.faults.clear()
     world.store_proxy.done.clear()
-    world.board.expect(target, harm(world, run_id, fault) if fault else NOTHING)
+    errand = functools.partial(_errand, world, run_id, trained=trained)
+    successor = errand(resume=True)
+    world.board.expect(target, harm(world, run_id, fault, successor) if fault else NOTHING)
     if fault is Fault.CLOCK:  # at no act, but from the start
         make_clocks_wrong(world)
         world.board.struck = True
-    errand = functools.partial(_errand, world, run_id, trained=trained)
-    endings = [world.computers.do(errand())]
+    endings = [world.computers.do(errand()), *world.computers.successors()]
     left = [] if endings[0].outcome is None else world.left()
     mend(world)
     struck = world.board.struck

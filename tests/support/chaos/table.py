@@ -7,10 +7,12 @@ from chaos.cases import Case
 from chaos.faults import Fault
 
 _COLUMNS = {
-    "killed, terminated, an exception": (
+    "killed, terminated, replaced, an exception": (
         Fault.KILLED_BEFORE,
         Fault.KILLED_AFTER,
         Fault.TERMINATED,
+        Fault.WAKES_BESIDE,
+        Fault.WAKES_AFTER,
         Fault.RAISES,
     ),
     "answer lost, none, 429, 500, 502": (
