@@ -1,16 +1,19 @@
 """How runs stand, as the store knows it."""
 
 import json
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infra.clock import Clock
 from infra.intents import Intent, Intents, total
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
+from pipeline.console import harmless
 from pipeline.run import RunRecord, WrittenState, recorded_run, recorded_runs
 
 _SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
@@ -68,9 +71,9 @@ def print_all(store: Store, *, as_json: bool) -> None:
     table = Table("run", "started", "recipe", "state", "mIoU", "cause", box=None, pad_edge=False)
     for record, state in records:
         table.add_row(
-            record.run_id,
+            Text(harmless(record.run_id)),
             f"{record.started.astimezone():%Y-%m-%d %H:%M}",
-            record.parameters.get("recipe", ""),
+            Text(harmless(_recipe(record.parameters))),
             state,
             f"{record.outcome.miou:.4f}" if record.outcome else "",
             record.cause or "",
@@ -86,49 +89,57 @@ def _state_in(store: Store, record: RunRecord) -> State:
     return state_of(record, heartbeat, result, now())
 
 
+def _recipe(parameters: Mapping[str, Any]) -> str:
+    return str(parameters.get("recipe", ""))
+
+
 def print_one(run: dict[str, Any], *, as_json: bool) -> None:
     """One run in detail."""
     if as_json:
         print(json.dumps(run))
         return
     console = Console(highlight=False, soft_wrap=True)
+
+    def show(line: str) -> None:  # which may quote a machine's log
+        console.print(Text(harmless(line)))
+
+    title = Text(harmless(run["run_id"]), style="bold")
     console.print(
-        f"[bold]{run['run_id']}[/]  {run['parameters'].get('recipe', '')}, {run['state']}"
+        title.append(f"  {harmless(_recipe(run['parameters']))}, {run['state']}", "not bold")
     )
     failure = run if run["cause"] else run["result"] or run
     if failure["cause"]:
-        console.print(f"{failure['cause']}: {failure['message']}", markup=False)
+        show(f"{failure['cause']}: {failure['message']}")
     for stage in run["stages"]:
         mark = "reused" if stage["reused"] else f"{stage['seconds']:.1f} s"
-        console.print(f"  {stage['name']:<17}{mark:>8}  {stage['summary']}", markup=False)
+        show(f"  {stage['name']:<17}{mark:>8}  {stage['summary']}")
     if run["state"] == "running" and run["heartbeat"]:
         progress = run["heartbeat"]["progress"]
         if "step" in progress:
-            console.print(f"  step {progress['step']} of {progress['total_steps']}")
+            show(f"  step {progress['step']} of {progress['total_steps']}")
     if run["checkpoints"] and not run["outcome"] and run["state"] != "running":
-        step = int(run["checkpoints"][-1])
-        console.print(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}", markup=False)
-    _print_cost(run, console)
+        step = run["checkpoints"][-1].lstrip("0") or "0"
+        show(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}")
+    _print_cost(run, show)
     if run["outcome"]:
-        console.print(f"mIoU {run['outcome']['miou']:.4f}")
-        console.print(f"checkpoint  {run['outcome']['checkpoint']}", markup=False)
-        console.print(f"report      {run['outcome']['report']}", markup=False)
+        show(f"mIoU {run['outcome']['miou']:.4f}")
+        show(f"checkpoint  {run['outcome']['checkpoint']}")
+        show(f"report      {run['outcome']['report']}")
 
 
-def _print_cost(run: dict[str, Any], console: Console) -> None:
+def _print_cost(run: dict[str, Any], show: Callable[[str], None]) -> None:
     """What it rented has cost, by its notes in the store, and what nobody has seen gone."""
     if run["dollars"] is None:
         return
     there = [Intent.model_validate(intent) for intent in run["costs_still"]]
     for one in there:
-        console.print(
+        show(
             f"rented      {one.kind} {one.label} is not gone: ${one.dollars_per_hour:.2f} an hour, "
             f"until {one.until:%d %b %H:%M} UTC",
-            markup=False,
         )
-    console.print(f"cost        ${run['dollars']:.2f}{' until now' if there else ''}")
+    show(f"cost        ${run['dollars']:.2f}{' until now' if there else ''}")
     if there and run["state"] != "running":
-        console.print(
+        show(
             f"            voc-train resume {run['run_id']} goes on with the run, voc-train reap "
             f"--delete --run {run['run_id']} deletes what it rented"
         )

@@ -142,3 +142,19 @@ def test_one_run_says_what_it_has_cost_and_what_costs_still(
     said = capsys.readouterr().out
     assert "cost        $0.52" in said
     assert "not gone" not in said
+
+
+def test_what_a_machine_said_does_not_steer_the_terminal(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steering = "\x1b[2J\x1b]0;you\x07[/]"
+    record(store, "r", "failed", cause="USER_ERROR", message=steering)
+    store.put("runs/r/checkpoints/none/manifest.json", b"{}")
+    written = json.loads(store.get("runs/r/run.json") or b"")
+    written["parameters"]["recipe"] = steering
+    store.put("runs/r/run.json", json.dumps(written).encode())
+    print_all(store, as_json=False)
+    print_one(one_run(store, "r"), as_json=False)
+    said = capsys.readouterr().out
+    assert "USER_ERROR: " in said
+    assert "\x1b" not in said
