@@ -65,13 +65,16 @@ class Hold:
         *,
         every: float = _RENEWED,
         silent: timedelta = _SILENT,
+        wait: bool = True,
         say: Callable[[str], None] = print,
     ) -> None:
+        """Whoever does not `wait` takes the run from whoever drives it."""
         self._store = store
         self._folder = run_key(run_id, "claims")
         self._run_id = run_id
         self._every = every
         self._silent = silent
+        self._waits = wait
         self._say = say
         where = f"{socket.gethostname()}, process {os.getpid()}"
         self._mine = Claim(owner=secrets.token_hex(6), where=where, process=identity(), time=now())
@@ -110,7 +113,7 @@ class Hold:
 
     def _take(self) -> None:
         before: _Seen | None = None
-        while holder := _first(seen := self._look()):
+        while (holder := _first(seen := self._look())) and self._waits:
             if before and holder.claim == before.claim and holder.written > before.written:
                 raise self._taken(holder.claim)
             if before is None:
@@ -157,7 +160,7 @@ class Hold:
         if holder.withdrawn:
             return Failure(
                 Cause.CLAIMED,
-                f"Run {self._run_id} was gone on with by {holder.where}, which has ended; see how "
+                f"Run {self._run_id} was taken over by {holder.where}, which has ended; see how "
                 f"with `voc-train status {self._run_id}`.",
             )
         return Failure(

@@ -2,8 +2,8 @@
 
 What carries tags is known by them, and the tags say until when it may exist. Keys and scripts carry
 none: of those only what a run's intents name, and keys such as only `infra/visit.py` mints, once
-their time is over. Nothing else is ever touched. It leaves `reaper.json` in the
-store, by which renters see that somebody looks.
+their time is over. Nothing else is ever touched. It leaves `reaper.json` in the store, by which
+renters see that somebody looks.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from infra.buckets import bucket_of
+from infra.claims import Hold
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.intents import Entry, Intents
@@ -84,10 +85,15 @@ def reap(
     """Look at everything of ours; with `delete`, ask for what is past its lease to be gone.
 
     With `run_id`, only at what is that run's, and its lease is over now: nobody needs it any more.
+    Who drives that run has to end then, and must not rent anew what is deleted.
 
     One look deletes, a later one may have to say so again: what lingers is reported, not waited
     for. Raises Failure when provider or store cannot be asked at all.
     """
+    if delete and run_id:
+        # By this claim its controller is replaced; a store that fails must keep no machine alive.
+        with contextlib.suppress(Failure), Hold(store, run_id, wait=False):
+            pass
     now = clock.now()
     found: list[Found] = []
     unseen: dict[Kind, str] = {}

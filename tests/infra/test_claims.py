@@ -48,7 +48,7 @@ def test_whoever_has_been_silent_is_replaced_and_hears_it(store: Store) -> None:
             assert caught.value.cause is Cause.CLAIMED
             assert [claim.rank for claim in sorted(claims(store), key=lambda c: c.rank)] == [1, 2]
         # Its successor has gone, but it knows nothing of what that one did.
-        with pytest.raises(Failure, match="was gone on with by .*, which has ended") as caught:
+        with pytest.raises(Failure, match="was taken over by .*, which has ended") as caught:
             first.must_hold()
         assert caught.value.cause is Cause.CLAIMED
     with hold(store) as third:

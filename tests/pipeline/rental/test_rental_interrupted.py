@@ -77,3 +77,19 @@ def _reaped(environment: dict[str, str], account: Account) -> list[str]:
         [VOC_TRAIN, "reap", "--delete"], env=os.environ | environment, check=False, timeout=60
     )
     return [thing.label for thing in account.left()]
+
+
+def test_whoever_reaps_a_run_that_is_driven_ends_it(
+    start: Start, account: Account, store: Store, tmp_path: Path
+) -> None:
+    """Its controller hears that it is not its own any more, and rents nothing in its stead."""
+    process = start("epoch 1/")
+    (run_id,) = store.folders("runs")
+    elsewhere = {"VOC_TRAIN_HOME": str(tmp_path / "another-computer"), "VOC_TRAIN_STORE": store.url}
+    reap = [VOC_TRAIN, "reap", "--delete", "--run", run_id]
+    until(lambda: subprocess.run(reap, env=os.environ | elsewhere, check=False).returncode == 0)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 1, said
+    assert f"Run {run_id} was taken over by" in said
+    assert [line.kind for line in account.bill()].count("instance") == 1
+    assert not account.left()
