@@ -202,7 +202,7 @@ def _hurry() -> None:
     pipeline.tenancy.Patience = functools.partial(Patience, **patience)  # type: ignore[misc,assignment]
     infra.linode.Linode.__init__.__defaults__ = (  # type: ignore[misc]
         *(infra.linode.Linode.__init__.__defaults__ or ())[:-1],
-        Timeouts(connect=2, read=1.5),
+        Timeouts(connect=2, read=3),
     )
     launch = infra.handover.launch
     infra.handover.launch = lambda *words: launch(*words).replace("env ", f"env {_AGENT} ")
