@@ -9,7 +9,7 @@ from chaos.play import Story, undisturbed
 from chaos.world import World
 from infra.protocol import run_key
 from infra.stores import Store
-from pipeline.run import recorded_run
+from pipeline.run import RunRecord
 
 
 def complaints(world: World, story: Story) -> list[str]:
@@ -50,11 +50,19 @@ def _end(world: World, story: Story) -> list[str]:
         found.append("who came after it was killed, too")
     elif "done" in last and last["done"] != _digest(world, story):
         found.append("it ended with other weights than a clean run")
-    elif "done" in last and recorded_run(world.store, story.run_id).state != "done":
+    elif "done" in last and _recorded(world.store, story) != "done":
         found.append("it is done, and its record says something else")
     elif "done" not in last and not story.reaped:
         found.append(f"nobody could go on with it: {last}")
     return found
+
+
+def _recorded(store: Store, story: Story) -> str:
+    """The state in the run's record; that may be what lost its end, after the run was done."""
+    record = store.read_whole(run_key(story.run_id, "run.json"), RunRecord)
+    if record is None:
+        return "done" if story.fault is Fault.TAIL else "damaged"
+    return record.state
 
 
 def _digest(world: World, story: Story) -> str:

@@ -31,4 +31,7 @@ def _open_world() -> None:
 
 
 def _try(case: Case) -> Verdict:
-    return tried(_world, case)
+    try:
+        return tried(_world, case)
+    except Exception as error:  # of the harness: it must not take the other cases with it
+        return Verdict(case, 0.0, (), (f"it could not be tried: {error!r}",))
