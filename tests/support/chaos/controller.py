@@ -53,7 +53,7 @@ _ENOUGH = 120.0  # seconds that a job may take
 # Seconds that are real, and of the clock: as long as something that goes well takes here, and more.
 _REAL = {"login": 8.0, "set_up": 20.0, "heartbeat": 6.0, "stall": 4.0, "late": 4.0}
 _AGENT = "VOC_TRAIN_POLL=0.1 VOC_TRAIN_STORE_TIMEOUT=2"
-_OF_THE_CLOCK = {"capacity": 900.0, "boot": 1800.0, "deletion": 1800.0}
+_OF_THE_CLOCK = {"capacity": 900.0, "boot": 1800.0, "deletion": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _hurry() -> None:
     pipeline.tenancy.Patience = functools.partial(Patience, **patience)  # type: ignore[misc,assignment]
     infra.linode.Linode.__init__.__defaults__ = (  # type: ignore[misc]
         *(infra.linode.Linode.__init__.__defaults__ or ())[:-1],
-        Timeouts(connect=2, read=3),
+        Timeouts(connect=2, read=2),
     )
     launch = infra.handover.launch
     infra.handover.launch = lambda *words: launch(*words).replace("env ", f"env {_AGENT} ")
