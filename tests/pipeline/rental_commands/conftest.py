@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from commands import COMMAND, Said, VocTrain
@@ -35,6 +36,17 @@ def simulator(
         for name, value in simulator.environment().items():
             monkeypatch.setenv(name, value)
         yield simulator
+
+
+@pytest.fixture
+def bucket(simulator: Simulator) -> str:
+    """URL of a store in a bucket of the account, for which the environment has no key."""
+    httpx.post(
+        f"{simulator.url}/object-storage/buckets",
+        json={"label": "photos", "region": "us-ord"},
+        headers={"Authorization": f"Bearer {simulator.token}"},
+    ).raise_for_status()
+    return "s3://photos/voc-train"
 
 
 @pytest.fixture

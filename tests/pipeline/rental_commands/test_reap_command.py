@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from commands import RUN, VocTrain
@@ -105,13 +104,8 @@ def test_a_reaper_that_was_started_with_a_wrong_token_says_so_at_once(
 
 
 def test_a_reaper_that_stays_has_another_key_for_the_bucket_at_each_look(
-    voc_train: VocTrain, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    voc_train: VocTrain, simulator: Simulator, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    httpx.post(
-        f"{simulator.url}/object-storage/buckets",
-        json={"label": "photos", "region": "us-ord"},
-        headers={"Authorization": f"Bearer {simulator.token}"},
-    ).raise_for_status()
     used: list[str] = []
 
     def look(*_: object, **__: object) -> ReaperReport:
@@ -121,7 +115,7 @@ def test_a_reaper_that_stays_has_another_key_for_the_bucket_at_each_look(
         return ReaperReport(time=simulator.clock.now(), deletes=True)
 
     monkeypatch.setattr("infra.reaper.reap", look)
-    said = voc_train("reap", "--delete", "--every", "0.1", "--store", "s3://photos/voc-train")
+    said = voc_train("reap", "--delete", "--every", "0.1", "--store", bucket)
     assert said.code == 130
     assert len(set(used)) == 3
     assert [thing.kind for thing in simulator.left()] == ["bucket"]
