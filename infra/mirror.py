@@ -87,6 +87,7 @@ class Mirror:
             try:
                 stamp = _stamp(present[name])
                 if self._sent.get(name) != stamp:
+                    self._sent[name] = _UNKNOWN  # it may be there, though no answer says so
                     self._store.put_file(run_key(self._run_id, name), present[name])
                     self._sent[name] = stamp
             except FileNotFoundError:

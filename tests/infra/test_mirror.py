@@ -20,12 +20,15 @@ class Recorded(Store):
         super().__init__(folder.as_uri(), folder)
         self.calls: list[tuple[str, str]] = []
         self.failing = ""  # keys that contain this cannot be written
+        self.deaf = ""  # those are written, and nobody hears of it
 
     def put_file(self, key: str, path: Path, *, move: bool = False) -> None:
         if self.failing and self.failing in key:
             raise Failure(Cause.STORE, "away")
         super().put_file(key, path, move=move)
         self.calls.append(("put", key.removeprefix("runs/r/")))
+        if self.deaf and self.deaf in key:
+            raise Failure(Cause.STORE, "no answer")
 
     def delete(self, key: str) -> None:
         super().delete(key)
@@ -89,6 +92,24 @@ def test_without_its_blob_no_manifest_is_sent(store: Recorded, out: Path) -> Non
     store.failing = ""
     mirror.sync()
     assert _keys(store) == {"checkpoints/1/zz.pt", "checkpoints/1/manifest.json"}
+
+
+def test_a_manifest_of_which_nobody_heard_leaves_before_its_blob(
+    store: Recorded, out: Path
+) -> None:
+    mirror = Mirror(store, "r", out)
+    first = _checkpoint(out, "00000001")
+    store.deaf = "manifest.json"
+    with pytest.raises(Failure, match="no answer"):
+        mirror.sync()
+    store.deaf = ""
+    shutil.rmtree(first)
+    mirror.sync()
+    assert _keys(store) == set()
+    assert [key for act, key in store.calls if act == "delete"] == [
+        "checkpoints/00000001/manifest.json",
+        "checkpoints/00000001/zz.pt",
+    ]
 
 
 def test_unfinished_and_hidden_files_stay_here(store: Recorded, out: Path) -> None:
