@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--match", default="", help="only those whose name has this in it")
     parser.add_argument("--shard", default="1/1", help="only this part of them, as 2/4")
     parser.add_argument("--sample", type=int, help="only so many, the same ones each time")
-    parser.add_argument("--workers", type=int, default=2, help="how many at the same time")
+    parser.add_argument("--workers", type=int, default=3, help="how many at the same time")
     parser.add_argument(
         "--go-on", type=Path, metavar="FILE", help="note there what held, and do not try it again"
     )
