@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from agents import until
+from infra.linode import Linode
+from infra.provider import Kind
 from infra.simulator.faults import Effect
 from infra.stores import Store
 from pipeline.run import recorded_run
@@ -170,7 +173,10 @@ def test_a_volume_goes_on_to_the_machine_after_the_one_that_is_lost(
 ) -> None:
     process = start("epoch 1/", *BY_VOLUME, epochs=40)
     (run_id,) = store.folders("runs")
-    account.faults.add(Effect.VANISH, label=f"voc-train-{run_id}-t1", times=1)
+    machine = f"voc-train-{run_id}-t1"
+    until(lambda: any(account.disk(machine).glob("disks/*/*/job/out/checkpoints/*/manifest.json")))
+    account.faults.add(Effect.VANISH, label=machine, times=1)
+    Linode.from_environment(account.clock).list(Kind.INSTANCE)  # it is gone when anybody looks
     said = process.communicate()[1]
     assert process.returncode == 0, said
     assert "going on from step" in said
