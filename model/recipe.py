@@ -91,6 +91,9 @@ def as_typed(value: object) -> str:
             return str(value)
 
 
+# What is asked of a result, and decides nothing of what is learned.
+GATES = ("min_miou", "promotion_confidence", "promotion_margin", "promotion_class_drop")
+
 Range = Annotated[tuple[float, float], BeforeValidator(_pair)]
 Factor = Annotated[float, Field(ge=0.1, le=10)]
 
@@ -188,6 +191,15 @@ class Recipe(BaseModel):
     compile: bool = Field(False, description="torch.compile: slow to start, then faster on a GPU")
     min_miou: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="a run whose best mIoU stays below this fails"
+    )
+    promotion_confidence: float = Field(
+        0.95, ge=0.5, le=0.999, description="of the interval of the difference to the champion"
+    )
+    promotion_margin: float = Field(
+        0.0, ge=0, lt=1, description="mIoU by which that interval must be above the champion's"
+    )
+    promotion_class_drop: float = Field(
+        0.05, ge=0, le=1, description="IoU that any one class may lose against the champion"
     )
 
     _optional = field_validator(

@@ -188,6 +188,12 @@ class Parameters(BaseModel):
         "auto", description="auto: online where the worker has WANDB_API_KEY, else offline"
     )
     limits: Limits = Limits()
+    promote: bool = Field(
+        False,
+        description="do nothing where nothing has changed since the last decision about a "
+        "champion; else hold the checkpoint against the champion, and promote it if it is better",
+    )
+    force: bool = Field(False, description="with promote: train though nothing has changed")
 
     @model_validator(mode="before")
     @classmethod
@@ -227,6 +233,15 @@ class Parameters(BaseModel):
     @model_validator(mode="after")
     def _recipe_exists(self) -> Self:
         self.resolved_recipe()
+        return self
+
+    @model_validator(mode="after")
+    def _compared_before_anything_is_rented(self) -> Self:
+        if self.promote and not self.force and (self.by_volume or self.prepared_elsewhere):
+            raise ValueError(
+                "whether anything has changed is seen in the dataset, before anything is rented: "
+                "promote wants it built on the worker, by way of a bucket; or say force"
+            )
         return self
 
     @property

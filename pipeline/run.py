@@ -233,8 +233,12 @@ class Run:
 
 def new_run_id() -> str:
     """A date for people and five random letters for computers; 12 characters, sorts by day."""
-    letters = "".join(secrets.choice(_LETTERS) for _ in range(5))
-    return f"{datetime.now(UTC):%y%m%d}-{letters}"
+    return f"{datetime.now(UTC):%y%m%d}-{letters(5)}"
+
+
+def letters(count: int) -> str:
+    """Random ones and digits, which tell what is made at the same time apart."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(count))
 
 
 def explained(error: BaseException) -> tuple[Cause, str]:
