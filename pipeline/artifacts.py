@@ -19,7 +19,8 @@ from prefect.logging import get_run_logger
 
 from infra.reaper import ReaperReport
 from infra.receipt import Receipt
-from pipeline.run import Outcome, StageRecord
+from pipeline.champion import Decision
+from pipeline.run import Outcome, StageRecord, Unchanged
 
 if TYPE_CHECKING:
     from model.evaluate import Score
@@ -94,10 +95,14 @@ def show_samples(png: bytes) -> None:
     """A picture of validation samples: photo, truth, prediction."""
     with _if_it_can_be_told():
         create_image_artifact(
-            image_url=f"data:image/png;base64,{base64.b64encode(png).decode()}",
+            image_url=_as_uri(png),
             key="voc-train-samples",
             description="validation samples: photo, truth, prediction",
         )
+
+
+def _as_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _number(score: float | None) -> str:
@@ -134,6 +139,42 @@ def summarise(outcome: Outcome, stages: Sequence[StageRecord], score: "Score") -
             key="voc-train-summary",
             description="what came out",
         )
+
+
+def show_unchanged(unchanged: Unchanged) -> None:
+    """Why nothing was trained."""
+    with _if_it_can_be_told():
+        create_markdown_artifact(
+            markdown=f"# Run {unchanged.run_id}: nothing to do\n\n{_cell(unchanged.said)}\n",
+            key="voc-train-unchanged",
+            description="nothing has changed",
+        )
+
+
+def show_decision(decision: Decision, pictures: bytes | None) -> None:
+    """Scores, interval and classes of a challenger; a picture of where it disagrees most."""
+    verdict = decision.verdict
+    rows = (verdict.by_class if verdict else {}).items()
+    classes = "".join(
+        f"| {_cell(name)} | {_number(ours)} | {_number(theirs)} "
+        f"| {'' if None in (ours, theirs) else f'{ours - theirs:+.4f}'} |\n"  # type: ignore[operator]
+        for name, (ours, theirs) in rows
+    )
+    with _if_it_can_be_told():
+        create_markdown_artifact(
+            markdown=(
+                f"# Run {decision.checkpoint.run_id}: {decision.kind}\n\n{_cell(decision.said)}\n\n"
+                f"| class | challenger | champion | |\n|---|---|---|---|\n{classes}"
+            ),
+            key="voc-train-decision",
+            description="challenger against champion",
+        )
+        if pictures:
+            create_image_artifact(
+                image_url=_as_uri(pictures),
+                key="voc-train-disputes",
+                description="where they disagree most: photo, truth, challenger, champion",
+            )
 
 
 def show_receipt(receipt: Receipt) -> None:

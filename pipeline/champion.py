@@ -9,16 +9,21 @@ are decided at once one counts, everybody sees the same one, and the other is st
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.failure import Cause, Failure
-from infra.protocol import now
+from infra.protocol import now, run_key
 from infra.stores import Store
 from model.bootstrap import Verdict
+from model.errors import InputError
 from pipeline.inputs import Inputs
-from pipeline.run import letters
+from pipeline.run import letters, recorded_run
+
+if TYPE_CHECKING:
+    from model.checkpoint import CheckpointManifest
 
 _FOLDER = "champions"
 
@@ -133,6 +138,22 @@ def decide(
     return decision, History.load(store)
 
 
+def reference(manifest: "CheckpointManifest") -> Checkpoint:
+    """Where a checkpoint lies in the store of its run, and what it has to hash to."""
+    return Checkpoint(
+        run_id=manifest.run_id,
+        step=manifest.step,
+        key=run_key(manifest.run_id, "checkpoints", f"{manifest.step:08d}"),
+        size=manifest.size,
+        sha256=manifest.sha256,
+        weights_digest=manifest.weights_digest,
+        miou=manifest.miou or 0.0,
+        classes=manifest.classes,
+        dataset_key=manifest.dataset_key,
+        dataset_digest=manifest.dataset_digest,
+    )
+
+
 def must_be_there(store: Store, champion: Decision) -> None:
     """Raise Failure(CORRUPT) where the champion's checkpoint is missing, or not as it was."""
     kept = champion.checkpoint
@@ -145,3 +166,57 @@ def must_be_there(store: Store, champion: Decision) -> None:
             f"The champion's checkpoint {blob} in {store.url} {what}. Put it back, or name another "
             "champion: `voc-train rollback`, or `voc-train promote RUN`.",
         )
+
+
+def promote_by_hand(store: Store, run_id: str, folder: Path) -> History:
+    """Make the best checkpoint of a run champion; it is brought to `folder` and verified first.
+
+    Raises InputError where it is champion, Failure(BAD_INPUT) where there is none of that run,
+    Failure(CORRUPT) where none verifies.
+    """
+    from pipeline.stages.fetch_checkpoint import fetch_checkpoint
+
+    history = History.load(store)
+    checkpoint = reference(fetch_checkpoint(run_id, store, folder))
+    if history.champion and history.champion.checkpoint == checkpoint:
+        raise InputError(f"Run {run_id} is champion already.")
+    return decide(
+        store,
+        history,
+        "promoted",
+        checkpoint,
+        "by hand",
+        by_hand=True,
+        inputs=recorded_run(store, run_id).inputs,
+    )[1]
+
+
+def roll_back(store: Store) -> History:
+    """Take the champion off; who it came after is champion again.
+
+    Raises InputError where it came after nobody, Failure(CORRUPT) where that one's checkpoint is
+    missing, Failure(CLAIMED) where somebody else was made champion in this moment.
+    """
+    history = History.load(store)
+    if len(history.line) < 2:
+        there = "There is no champion" if not history.line else "The champion came after nobody"
+        raise InputError(f"{there}: there is nobody to go back to. See `voc-train champion`.")
+    earlier = history.line[-2]
+    must_be_there(store, earlier)
+    taken_off = history.line[-1].checkpoint
+    decision, after = decide(
+        store,
+        history,
+        "rolled-back",
+        taken_off,
+        f"by hand, to run {earlier.checkpoint.run_id}",
+        by_hand=True,
+        inputs=history.line[-1].inputs,
+    )
+    if decision not in after.counting:
+        raise Failure(
+            Cause.CLAIMED,
+            "Somebody else changed the champion in this moment; look at `voc-train champion`, and "
+            "roll back again if that is still wanted.",
+        )
+    return after

@@ -28,7 +28,8 @@ from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
 from pipeline.report import render_report
-from pipeline.run import Outcome, Run, recorded_run
+from pipeline.run import Outcome, Run, Unchanged, recorded_run
+from pipeline.stages.decide import Settled, decided_earlier, must_be_comparable, rival, settle
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint, must_pass_gate
 from pipeline.stages.prepare import archives_in_store, prepare_there
 from pipeline.stages.separate import Separation
@@ -45,16 +46,18 @@ if TYPE_CHECKING:
 class Made:
     """What a run made, and what it was made from."""
 
-    sources: dict[str, str]  # archives: sha256 to where it came from
+    dataset: Manifest
     checkpoint: "CheckpointManifest"
     folder: Path  # the dataset, verified, on this computer
 
 
 @flow(name="voc-train", flow_run_name="{parameters.recipe}", validate_parameters=True)
-def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
+def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome | Unchanged:
     """Train a segmentation net on an archive of photos and masks, and bring the checkpoint home.
 
     With `resume`, the id of an earlier run with these parameters, it goes on where that one is.
+    With `parameters.promote` it trains only where something has changed, and says so where nothing
+    has; what it trained becomes champion if it is better than the one there is.
     """
     if runtime.deployment.id:
         end_with_parent()  # without its worker, nobody could cancel it
@@ -65,9 +68,17 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
     with heeded(), run.recorded():
         if not earlier:
             must_be_possible(run)
-        made = made_by_volume(run) if parameters.by_volume else made_by_store(run)
+        if parameters.by_volume:
+            made = made_by_volume(run)
+        else:
+            dataset = prepared_in_store(run)
+            if parameters.promote and not worth_training(run, dataset):
+                assert run.unchanged
+                return run.unchanged
+            made = made_by_store(run, dataset)
         evaluation = score_again(run, made)
-        report = write_report(run, made, evaluation)
+        settled = settle_champion(run, made, evaluation) if parameters.promote else None
+        report = write_report(run, made, evaluation, settled)
         checkpoint = made.checkpoint
         run.outcome = Outcome(
             run_id=run.run_id,
@@ -80,6 +91,8 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
             report=report,
             seconds={stage.name: round(stage.seconds, 3) for stage in run.stages},
             reused=tuple(stage.name for stage in run.stages if stage.reused),
+            decision=settled.decision.kind if settled else None,
+            decision_said=settled.decision.said if settled else "",
         )
         artifacts.summarise(run.outcome, run.stages, evaluation.score)
         must_pass_gate(checkpoint.recipe, evaluation.score.miou, report)
@@ -89,11 +102,13 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome:
 def must_be_possible(run: Run) -> None:
     """Refuse what cannot work now, rather than after an hour of preparation."""
     preparation.must_be_trainable(run.parameters)
+    if run.parameters.promote:
+        must_be_comparable(run.store, run.parameters.classes)
     must_be_available(run)
 
 
-def made_by_store(run: Run) -> Made:
-    """By way of the store: the machine that trains sees it, or is this computer."""
+def prepared_in_store(run: Run) -> Manifest:
+    """The dataset, in the store: the machine that trains sees it, or is this computer."""
     if earlier := preparation.prepared_earlier(run, run.store):
         dataset, sources = earlier
     elif run.parameters.prepared_elsewhere:
@@ -103,14 +118,51 @@ def made_by_store(run: Run) -> Made:
         separation = separate_pairs(run, archives)
         dataset = build_shards(run, separation, archives)
         sources = {archive.sha256: archive.source for archive in archives}
-    run.prepared(dataset.key, sources)
+    run.prepared(dataset, sources)
+    return dataset
+
+
+def worth_training(run: Run, dataset: Manifest) -> bool:
+    """Whether a champion may come of it: by the parameters it must, or something has changed.
+
+    What could not be decided in the end is refused now, before anything is rented.
+    """
+    with run.stage("compare-inputs") as stage:
+        assert run.inputs
+        known = None if run.parameters.force else decided_earlier(run.store, run.inputs)
+        if known and known.checkpoint.run_id != run.run_id:  # else it was decided before a resume
+            run.unchanged = Unchanged(
+                run_id=run.run_id,
+                trained_by=known.checkpoint.run_id,
+                decision=known.kind,
+                decided=known.time,
+                compared=run.inputs.in_words(),
+            )
+            stage.summary = run.unchanged.said
+            artifacts.show_unchanged(run.unchanged)
+            return False
+        against = rival(run.store, dataset, home() / "champions")
+        champion = against.history.champion
+        changes = run.inputs.changes_since(champion.inputs) if champion and champion.inputs else ()
+        for change in changes:
+            stage.say(change)
+        stage.summary = (
+            f"{len(changes)} change(s) since the champion, run {champion.checkpoint.run_id}"
+            if champion
+            else "there is no champion yet"
+        )
+    return True
+
+
+def made_by_store(run: Run, dataset: Manifest) -> Made:
+    """By way of the store, which the machine that trains sees, too."""
     with workplaces(run, dataset) as places:  # what is rented is gone after this block
         late = train_in_time(run, dataset, places)
         with explained_by(late):
             checkpoint = fetch_best(run, run.store)  # verified before anything is deleted
     must_be_in_time(late, run)
     folder = local_dataset(dataset, run.store, home() / "datasets")
-    return Made(sources, checkpoint, folder)
+    return Made(dataset, checkpoint, folder)
 
 
 def made_by_volume(run: Run) -> Made:
@@ -119,7 +171,7 @@ def made_by_volume(run: Run) -> Made:
         dataset, sources = preparation.prepared_earlier(
             run, route.preparer().store
         ) or prepare_on_volume(run, route)
-        run.prepared(dataset.key, sources)
+        run.prepared(dataset, sources)
         trainers = (move_to_trainer(run, route, dataset) for _ in range(MACHINES))
         late = train_in_time(run, dataset, trainers)
         with explained_by(late):
@@ -127,7 +179,7 @@ def made_by_volume(run: Run) -> Made:
             checkpoint = fetch_best(run, store)
         must_be_in_time(late, run)
         folder = local_dataset(dataset, store, home() / "datasets")
-    return Made(sources, checkpoint, folder)
+    return Made(dataset, checkpoint, folder)
 
 
 def train_in_time(run: Run, dataset: Manifest, places: Iterable[Workplace]) -> Failure | None:
@@ -292,7 +344,34 @@ def score_again(run: Run, made: Made) -> "Evaluation":
     return evaluation
 
 
-def write_report(run: Run, made: Made, evaluation: "Evaluation") -> str:
+@task(name="decide", cache_policy=NO_CACHE)
+def settle_champion(run: Run, made: Made, evaluation: "Evaluation") -> Settled:
+    """Hold the checkpoint against the champion, and promote it if it is better."""
+    with run.stage("decide") as stage:
+        assert run.inputs
+        recipe = made.checkpoint.recipe
+        run.must_hold()
+        settled = settle(
+            run.store,
+            made.dataset,
+            made.folder,
+            made.checkpoint,
+            run.folder / "checkpoint.pt",
+            run.inputs,
+            home() / "champions",
+            passes=recipe.min_miou is None or evaluation.score.miou >= recipe.min_miou,
+            device=run.parameters.device,
+            report=stage.report,
+        )
+        decision = settled.decision
+        stage.summary = f"{decision.kind}: {decision.said}"
+        disputes = settled.pictures(Dataset(made.folder, "val"))
+        shown = overview_png(disputes, made.dataset.classes) if disputes else None
+        artifacts.show_decision(decision, shown)
+    return settled
+
+
+def write_report(run: Run, made: Made, evaluation: "Evaluation", settled: Settled | None) -> str:
     """Write the report to the store and beside the checkpoint; returns its path here."""
     val = Dataset(made.folder, "val")
     pictures = [
@@ -308,8 +387,10 @@ def write_report(run: Run, made: Made, evaluation: "Evaluation") -> str:
         stages=run.stages,
         left_out=val.manifest.left_out,
         counts=val.manifest.counts,
-        sources=made.sources,
+        sources=run.sources,
         max_side=val.manifest.max_side,
+        decision=settled.decision if settled else None,
+        disputes=settled.pictures(val) if settled else (),
     ).encode()
     run.store.put(run_key(run.run_id, "report.html"), html)
     report = run.folder / "report.html"

@@ -1,13 +1,15 @@
 """What a training is made from, and what has changed since another one."""
 
 import json
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.stackscripts import TRAINER, requirements
-from model.dataset import Manifest
 from model.recipe import GATES, Recipe, as_typed
+
+if TYPE_CHECKING:
+    from model.dataset import Manifest
 
 
 class Inputs(BaseModel):
@@ -22,7 +24,7 @@ class Inputs(BaseModel):
     libraries: dict[str, str]  # name to the version that is pinned for the machine
 
     @classmethod
-    def of(cls, dataset: Manifest, recipe: Recipe) -> Self:
+    def of(cls, dataset: "Manifest", recipe: Recipe) -> Self:
         """Of a training of `recipe` on `dataset` by the code and the libraries that are here."""
         from model.provenance import code_version  # which imports torch, for seconds
 

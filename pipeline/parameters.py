@@ -237,10 +237,10 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _compared_before_anything_is_rented(self) -> Self:
-        if self.promote and not self.force and (self.by_volume or self.prepared_elsewhere):
+        if self.promote and (self.by_volume or (self.prepared_elsewhere and not self.force)):
             raise ValueError(
-                "whether anything has changed is seen in the dataset, before anything is rented: "
-                "promote wants it built on the worker, by way of a bucket; or say force"
+                "with promote the dataset is built on the worker and moves by way of a bucket: "
+                "whether anything has changed is seen before anything is rented"
             )
         return self
 

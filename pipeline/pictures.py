@@ -19,6 +19,7 @@ from model.palette import voc_palette
 
 _PAPER, _INK, _CREAM = (250, 250, 248), (70, 70, 78), (240, 234, 200)
 _HEADINGS = ("photo", "truth", "prediction")
+_BOTH = ("photo", "truth", "challenger", "champion")
 
 
 class Picture(NamedTuple):
@@ -28,19 +29,27 @@ class Picture(NamedTuple):
     photo: Image
     truth: Image
     prediction: Image
+    champion: Image | None = None  # the champion's prediction, beside that of its challenger
 
 
-def panels(picture: Picture, width: int, height: int) -> tuple[Image, Image, Image]:
-    """Photo, truth and prediction, each RGB uint8 [height, width, 3]."""
+def headings(pictures: Sequence[Picture]) -> tuple[str, ...]:
+    """What each panel of such pictures shows."""
+    return _BOTH if any(picture.champion is not None for picture in pictures) else _HEADINGS
+
+
+def panels(picture: Picture, width: int, height: int) -> tuple[Image, ...]:
+    """Photo, truth, prediction, and the champion's if any: each RGB uint8 [height, width, 3]."""
     shrinks = width < picture.photo.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     photo = np.asarray(cv2.resize(picture.photo, (width, height), interpolation=method), np.uint8)
-    return photo, _painted(picture.truth, photo), _painted(picture.prediction, photo)
+    masks = (picture.truth, picture.prediction, picture.champion)
+    return photo, *(_painted(mask, photo) for mask in masks if mask is not None)
 
 
 def present(picture: Picture) -> set[int]:
     """The classes in truth or prediction, without background and void."""
-    found = np.union1d(picture.truth, picture.prediction)
+    masks = (picture.truth, picture.prediction, picture.champion)
+    found = np.unique(np.concatenate([mask.ravel() for mask in masks if mask is not None]))
     return {int(index) for index in found} - {0, VOID}
 
 
@@ -51,7 +60,8 @@ def overview_png(pictures: Sequence[Picture], classes: Sequence[str]) -> bytes:
     """
     pictures = pictures[:8]
     side, gap, gutter, margin, line = 200, 6, 40, 32, 28
-    width = 3 * side + 2 * gap
+    named = headings(pictures)
+    width = len(named) * (side + gap) - gap
     columns = min(2, len(pictures)) or 1
     lefts = [margin + column * (width + gutter) for column in range(columns)]
     bottoms = [margin + line] * columns
@@ -81,7 +91,7 @@ def overview_png(pictures: Sequence[Picture], classes: Sequence[str]) -> bytes:
     canvas = PIL.Image.new("RGB", (right + margin, round(top) + line + margin // 2), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for start in lefts:
-        for index, heading in enumerate(_HEADINGS):
+        for index, heading in enumerate(named):
             draw.text((start + index * (side + gap), margin - 4), heading, _INK, font)
     for x, y, panel in placed:
         canvas.paste(PIL.Image.fromarray(panel), (x, y))

@@ -16,10 +16,12 @@ import jinja2
 import numpy as np
 import PIL.Image
 
+from model.bootstrap import Verdict
 from model.images import Image
 from model.palette import voc_palette
 from model.recipe import Recipe, as_typed
 from model.recipes import RECIPES
+from pipeline.champion import Decision
 from pipeline.pictures import Picture, panels, present
 from pipeline.run import StageRecord
 
@@ -63,6 +65,18 @@ class _Chart(NamedTuple):
     kept: tuple[float, float] | None  # the checkpoint's place on the curve
 
 
+class _Contest(NamedTuple):
+    """A verdict as it is drawn; places in percent of the axis, whose middle is no difference."""
+
+    verdict: Verdict
+    reach: str
+    low: float
+    high: float
+    middle: float
+    margin: float
+    classes: list[tuple[str, float | None, float | None, float | None]]  # ours, theirs, gained
+
+
 def render_report(
     *,
     run_id: str,
@@ -75,13 +89,16 @@ def render_report(
     counts: Mapping[str, int],
     sources: Mapping[str, str],
     max_side: int | None,
+    decision: Decision | None = None,
+    disputes: Sequence[Picture] = (),
 ) -> str:
     """The report as HTML.
 
     `score` is that of the fetched checkpoint, `records` are the lines of `metrics.jsonl`, `counts`
     the dataset's photos by split, `left_out` the photos that did not become samples, by reason.
     `sources` says where archives came from, by their sha256, and `max_side` is the side in pixels
-    to which photos were shrunk.
+    to which photos were shrunk. `decision` is what came of it against the champion, `disputes`
+    are photos on which the two disagree most.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -107,6 +124,31 @@ def render_report(
         sources=sources,
         max_side=max_side,
         settings=list(_settings(checkpoint.recipe)),
+        decision=decision,
+        contest=_contest(decision.verdict) if decision and decision.verdict else None,
+        disputes=[_sample(picture, checkpoint.classes) for picture in disputes],
+    )
+
+
+def _contest(verdict: Verdict) -> _Contest:
+    """The interval to scale, symmetric about zero, and every class by what it gains."""
+    reach = _ticks(max(abs(verdict.low), abs(verdict.high), verdict.margin))[-1]
+
+    def place(difference: float) -> float:
+        return round(50 + 50 * difference / reach, 2)
+
+    classes = [
+        (name, ours, theirs, None if None in (ours, theirs) else (ours or 0) - (theirs or 0))
+        for name, (ours, theirs) in verdict.by_class.items()
+    ]
+    return _Contest(
+        verdict,
+        reach=f"{reach:g}",
+        low=place(verdict.low),
+        high=place(verdict.high),
+        middle=place(verdict.difference),
+        margin=place(verdict.margin),
+        classes=sorted(classes, key=lambda one: -(one[3] or 0)),
     )
 
 

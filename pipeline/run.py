@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,13 +16,17 @@ from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from infra.stores import Store
 from model.errors import InputError
+from pipeline.inputs import Inputs
 from pipeline.parameters import Parameters, home
 from pipeline.progress import Listener
+
+if TYPE_CHECKING:
+    from model.dataset import Manifest
 
 _LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: none looks like another
 
 
-WrittenState = Literal["running", "done", "failed"]
+WrittenState = Literal["running", "done", "unchanged", "failed"]
 
 
 class StageRecord(BaseModel):
@@ -47,9 +51,11 @@ class RunRecord(BaseModel):
     stages: tuple[StageRecord, ...] = ()
     dataset: str | None = None  # once it is in the store
     sources: dict[str, str] = {}  # of it, archives: sha256 to where they came from
+    inputs: Inputs | None = None  # once the dataset is known
     cause: Cause | None = None
     message: str = ""
     outcome: "Outcome | None" = None
+    unchanged: "Unchanged | None" = None
 
 
 class Outcome(BaseModel):
@@ -67,6 +73,28 @@ class Outcome(BaseModel):
     report: str  # path of the report on this computer
     seconds: dict[str, float]  # by stage
     reused: tuple[str, ...]  # stages whose result was there already
+    decision: str | None = None  # promoted or refused, where a champion was asked for
+    decision_said: str = ""
+
+
+class Unchanged(BaseModel):
+    """Why a run that was to train only if something has changed did not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    trained_by: str  # the run that was made from the same
+    decision: str  # what became of its checkpoint: promoted, refused, rolled-back
+    decided: datetime
+    compared: str  # in words
+
+    @property
+    def said(self) -> str:
+        """A sentence for people."""
+        return (
+            f"nothing has changed since run {self.trained_by}, {self.decision} on "
+            f"{self.decided:%Y-%m-%d}; compared: {self.compared}"
+        )
 
 
 def tell(listeners: Sequence[Listener], what: Callable[[Listener], None]) -> None:
@@ -135,8 +163,10 @@ class Run:
         self.job_folder = home() / "jobs" / self.run_id
         self.folder = home() / "checkpoints" / self.run_id
         self.outcome: Outcome | None = None
+        self.unchanged: Unchanged | None = None
         self._dataset = earlier.dataset if earlier else None
-        self._sources = earlier.sources if earlier else {}
+        self.sources = earlier.sources if earlier else {}
+        self.inputs = earlier.inputs if earlier else None
         self._started = earlier.started if earlier else now()
         self._hold: Hold | None = None
 
@@ -171,7 +201,7 @@ class Run:
             tell(self.listeners, lambda listener: listener.ended(self.run_id, failure))
             raise
         self.must_hold()
-        self._record("done")
+        self._record("unchanged" if self.unchanged else "done")
         tell(self.listeners, lambda listener: listener.ended(self.run_id, None))
 
     @contextmanager
@@ -189,13 +219,16 @@ class Run:
         """Tell everybody something that belongs to no stage."""
         tell(self.listeners, lambda listener: listener.said("run", line))
 
-    def prepared(self, dataset: str, sources: dict[str, str]) -> None:
-        """Note the dataset's key and the archives in it, for whoever goes on with this run.
+    def prepared(self, dataset: "Manifest", sources: dict[str, str]) -> None:
+        """Note the dataset, the archives in it and all else that the net will be made from.
+
+        Whoever goes on with this run needs them, and the next run compares itself with them.
 
         Raises Failure(CLAIMED) where somebody does by now.
         """
         self.must_hold()
-        self._dataset, self._sources = dataset, sources
+        self._dataset, self.sources = dataset.key, sources
+        self.inputs = Inputs.of(dataset, self.parameters.resolved_recipe())
         self._record("running")
 
     def metrics(self) -> list[dict[str, object]]:
@@ -223,10 +256,12 @@ class Run:
             parameters=self.parameters.model_dump(mode="json"),
             stages=tuple(self.stages),
             dataset=self._dataset,
-            sources=self._sources,
+            sources=self.sources,
+            inputs=self.inputs,
             cause=cause,
             message=message,
             outcome=self.outcome,
+            unchanged=self.unchanged,
         )
         self.store.write(run_key(self.run_id, "run.json"), record)
 

@@ -60,6 +60,17 @@ Keep = Annotated[
     bool, typer.Option("--keep", help="Keep the machine until its deadline, and pay for all of it.")
 ]
 NoReaper = Annotated[bool, typer.Option("--no-reaper", help="Rent though no reaper looks.")]
+Promote = Annotated[
+    bool,
+    typer.Option(
+        "--promote",
+        help="Do nothing where nothing has changed since the last decision about a champion; else "
+        "promote what was trained if it is better than the champion.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="With --promote: train though nothing has changed.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

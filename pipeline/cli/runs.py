@@ -17,11 +17,13 @@ from model.errors import InputError
 from pipeline.cli.groups import grouped
 from pipeline.cli.options import (
     Device,
+    Force,
     Json,
     Keep,
     Learning,
     NoReaper,
     Photos,
+    Promote,
     Recipe,
     SshFrom,
     StoreUrl,
@@ -36,7 +38,7 @@ from pipeline.cli.options import (
     this_run,
 )
 from pipeline.parameters import Parameters, default_ssh_from, default_store
-from pipeline.run import recorded_run
+from pipeline.run import Unchanged, recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
@@ -56,6 +58,8 @@ def run_local(
     store: StoreUrl = "",
     device: Device = "auto",
     wandb: Wandb = "auto",
+    promote: Promote = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Extract, separate, build the dataset, train and fetch the checkpoint, on this computer.
@@ -63,7 +67,14 @@ def run_local(
     Example: voc-train run local --archive VOCtrainval_11-May-2012.tar --set epochs=5
     """
     parameters = parameters_of(
-        photos, learning, recipe=recipe, store=store, device=device, wandb=wandb
+        photos,
+        learning,
+        recipe=recipe,
+        store=store,
+        device=device,
+        wandb=wandb,
+        promote=promote,
+        force=force,
     )
     with _shown() as terminal:
         _run(parameters, terminal, json=json)
@@ -82,6 +93,8 @@ def run_linode(
     keep: Keep = False,
     no_reaper: NoReaper = False,
     wandb: Wandb = "auto",
+    promote: Promote = False,
+    force: Force = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -101,6 +114,8 @@ def run_linode(
         store=store,
         rental=given(**asdict(terms), ssh_from=ssh_from, keep=keep, reaper=not no_reaper),
         wandb=wandb,
+        promote=promote,
+        force=force,
     )
     with _shown() as terminal:
         _show_plan(parameters)
@@ -219,6 +234,8 @@ def resume(
 
 def _resume(where: Store, run: str, changed: dict[str, Any], *, yes: bool, json: bool) -> None:
     record = recorded_run(where, run)
+    if record.unchanged:
+        raise InputError(f"Run {run} has ended: {record.unchanged.said}.")
     if record.state == "done":
         raise InputError(f"Run {run} is done; `voc-train fetch {run}` brings its checkpoint home.")
     terms = record.parameters.get("rental") or {}
@@ -279,6 +296,9 @@ def _run(
             _show_receipt(store, terminal.run_id)
     if json:
         print(outcome.model_dump_json())
+        return
+    if isinstance(outcome, Unchanged):
+        print(outcome.said)
         return
     from pipeline.tables import print_outcome
 

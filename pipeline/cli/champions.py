@@ -1,0 +1,75 @@
+"""Commands about the champion: who it is, and how a person changes that."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic_core import to_json
+
+from infra.stores import Store
+from pipeline.cli.options import Json, StoreUrl, run_id
+from pipeline.parameters import default_store, home
+
+if TYPE_CHECKING:
+    from pipeline.champion import History
+
+app = typer.Typer()
+
+
+@app.command()
+def champion(
+    store: StoreUrl = "",
+    last: Annotated[int, typer.Option(min=0, help="How many decisions to show.")] = 10,
+    json: Json = False,
+) -> None:
+    """Show the champion, whom it came after, and the latest decisions.
+
+    A run with --promote decides; `voc-train promote` and `voc-train rollback` do so by hand.
+    """
+    from pipeline.champion import History
+
+    where = Store.open(store or default_store())
+    history = History.load(where)
+    if json:
+        print(to_json({"champion": history.champion, "decisions": history.decisions}).decode())
+        return
+    from pipeline.tables import print_champion
+
+    print_champion(history, where.url, last)
+
+
+@app.command()
+def promote(
+    run: Annotated[str, typer.Argument(help="A run's id; see `voc-train status`.")],
+    store: StoreUrl = "",
+    json: Json = False,
+) -> None:
+    """Make the best checkpoint of a run champion, whatever its score.
+
+    The checkpoint is verified first. The next run with --promote is held against it.
+    """
+    from pipeline.champion import promote_by_hand
+
+    where = Store.open(store or default_store())
+    _show(promote_by_hand(where, run_id(run), home() / "checkpoints" / run_id(run)), json=json)
+
+
+@app.command()
+def rollback(store: StoreUrl = "", json: Json = False) -> None:
+    """Make champion again whom the present champion came after.
+
+    Its checkpoint must still be there. What was rolled back is not trained again by itself: only
+    when something has changed.
+    """
+    from pipeline.champion import roll_back
+
+    _show(roll_back(Store.open(store or default_store())), json=json)
+
+
+def _show(history: "History", *, json: bool) -> None:
+    made = history.champion
+    assert made
+    if json:
+        print(made.model_dump_json())
+        return
+    kept = made.checkpoint
+    print(f"champion now: run {kept.run_id}, step {kept.step}, mIoU {kept.miou:.4f}")
