@@ -100,9 +100,11 @@ class History:
 
 def _counts(one: Decision, champion: Decision | None) -> bool:
     """Whether a decision changes anything, or would have: who was champion when it was made."""
-    return one.over == (champion.name if champion else None) or (
-        one.by_hand and one.kind == "promoted"
-    )
+    if one.kind == "promoted" and one.by_hand:
+        return True
+    if champion is None:
+        return one.over is None and one.kind != "rolled-back"
+    return one.over == champion.name
 
 
 def decide(

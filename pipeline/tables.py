@@ -39,32 +39,24 @@ def print_champion(history: History, url: str, last: int) -> None:
     """The champion, and the latest decisions with what became of them."""
     console = Console(highlight=False, soft_wrap=True)
     if history.champion is None:
-        console.print(
-            f"No champion in {url} yet; a run with --promote makes one.", markup=False, style=None
-        )
+        console.print(f"No champion in {url} yet; a run with --promote makes one.", markup=False)
     else:
         kept = history.champion.checkpoint
         console.print(f"[bold]run {kept.run_id}[/], step {kept.step}, mIoU {kept.miou:.4f}")
         console.print(f"checkpoint  {kept.key}/checkpoint.pt in {url}", markup=False)
         console.print(f"sha256      {kept.sha256}", markup=False)
         console.print(f"            voc-train fetch {kept.run_id}\n", markup=False)
-    table = Table("", "run", "decided", "", "", box=None, pad_edge=False, header_style="bold")
-    for one in reversed(history.decisions[len(history.decisions) - last :] if last else ()):
-        if one == history.champion:
-            mark = "champion"
-        elif one in history.line:
-            mark = f"before {history.line[history.line.index(one) + 1].checkpoint.run_id}"
+    for one in history.decisions[::-1][:last]:
+        if one in history.line and one != history.champion:
+            follower = history.line[history.line.index(one) + 1].checkpoint.run_id
+            mark = f", until {follower}"
         else:
-            mark = "" if one in history.counting else "does not count: another came first"
-        table.add_row(
-            str(one.number),
-            one.checkpoint.run_id,
-            f"{one.time.astimezone():%Y-%m-%d %H:%M}",
-            f"{one.kind} {mark}".strip(),
-            escape(one.said),
+            mark = "" if one in history.counting else ", which does not count: another came first"
+        console.print(
+            f"{one.number:>3}  {one.checkpoint.run_id}  "
+            f"{one.time.astimezone():%Y-%m-%d %H:%M}  {one.kind}{mark}; {one.said}",
+            markup=False,
         )
-    if table.rows:
-        Console(highlight=False).print(table)
 
 
 def print_recipes(recipes: Iterable[Recipe]) -> None:
