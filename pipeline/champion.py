@@ -84,7 +84,8 @@ class History:
     @classmethod
     def load(cls, store: Store) -> "History":
         """Read all decisions; Failure(CORRUPT) names one that is damaged."""
-        found = (store.read(entry.key, Decision) for entry in store.list(_FOLDER))
+        keys = (entry.key for entry in store.list(_FOLDER))
+        found = (store.read(key, Decision) for key in keys if key.endswith(".json"))
         return cls(one for one in found if one)
 
     @property

@@ -141,7 +141,7 @@ def worth_training(run: Run, dataset: Manifest) -> bool:
             stage.summary = run.unchanged.said
             artifacts.show_unchanged(run.unchanged)
             return False
-        against = rival(run.store, dataset, home() / "champions")
+        against = rival(run.store, dataset, home() / "fetched")
         champion = against.history.champion
         changes = run.inputs.changes_since(champion.inputs) if champion and champion.inputs else ()
         for change in changes:
@@ -358,7 +358,7 @@ def settle_champion(run: Run, made: Made, evaluation: "Evaluation") -> Settled:
             made.checkpoint,
             run.folder / "checkpoint.pt",
             run.inputs,
-            home() / "champions",
+            home() / "fetched",
             passes=recipe.min_miou is None or evaluation.score.miou >= recipe.min_miou,
             device=run.parameters.device,
             report=stage.report,

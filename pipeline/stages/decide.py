@@ -174,11 +174,7 @@ def settle(
 
 def _mine(history: History, challenger: Checkpoint) -> Decision | None:
     """What was decided about this very checkpoint before a resume, if that counted."""
-    mine = [
-        one
-        for one in history.counting
-        if one.checkpoint == challenger and one.kind != "rolled-back"
-    ]
+    mine = [one for one in history.counting if one.checkpoint == challenger and not one.by_hand]
     return mine[-1] if mine else None
 
 
