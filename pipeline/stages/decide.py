@@ -158,9 +158,12 @@ def settle(
         verdict = comparison.verdict
         better = verdict.better and passes
         said = verdict.in_words() + ("" if passes else "; below the recipe's gate min_miou")
+        present = History.load(store)  # a comparison takes minutes
+        if present.champion != against.history.champion:
+            continue
         decision, after = decide(
             store,
-            against.history,
+            present,
             "promoted" if better else "refused",
             challenger,
             said,
@@ -169,7 +172,7 @@ def settle(
         )
         if not better or decision in after.counting:
             return Settled(decision, comparison)
-        # Another was promoted in the meantime, over the same champion: it is the one to beat now.
+        # Another was promoted in this moment, over the same champion: it is the one to beat now.
 
 
 def _mine(history: History, challenger: Checkpoint) -> Decision | None:
