@@ -1,0 +1,80 @@
+"""The whole story: train, skip, retrain on a rented machine, refuse, promote, roll back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.simulator.things import Instance
+from infra.stores import Store
+from pipeline.champion import History
+from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from rentals import Account, voc_train
+from servers.prefect import PrefectServer
+
+NET = ("--recipe", "tiny", "--set", "width=4", "--set", "batch_size=4", "--set", "min_miou=none")
+NET += ("--classes", ",".join(SAMPLE_CLASSES), "--workers", "0", "--wandb", "disabled")
+RENTED = ("--yes", "--no-reaper")
+
+
+class Retraining:
+    """What a person or a schedule does, again and again."""
+
+    def __init__(self, prefect: PrefectServer, folder: Path, store: Store) -> None:
+        self.environment = {"PREFECT_API_URL": prefect.api}
+        self.archive = folder / "shapes.tar"
+        self.store = store
+
+    def run(self, where: str, *more: str, epochs: int) -> dict[str, Any]:
+        asked = ("--archive", str(self.archive), "--promote", "--json", "--set", f"epochs={epochs}")
+        return self.command("run", where, *asked, *NET, *more)
+
+    def command(self, *words: str) -> dict[str, Any]:
+        done = voc_train(words, self.environment)
+        outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return outcome
+
+    @property
+    def champion(self) -> str:
+        champion = History.load(self.store).champion
+        assert champion
+        return champion.checkpoint.run_id
+
+
+@pytest.mark.timeout(600)
+def test_it_retrains_itself_and_promotes_only_what_is_better(
+    account: Account, store: Store, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    story = Retraining(prefect, tmp_path, store)
+
+    def rented() -> int:
+        return len([line for line in account.bill() if line.kind == "instance"])
+
+    write_sample_archive(story.archive, train=40, val=12, unlabelled=1)
+    first = story.run("local", epochs=6)
+    assert first["decision"] == "promoted"
+    assert story.champion == first["run_id"]
+
+    same = story.run("linode", *RENTED, epochs=6)
+    assert same["trained_by"] == first["run_id"]
+    assert "dataset" in same["compared"]
+    assert rented() == 0
+    assert store.get(f"runs/{same['run_id']}/result.json") is None
+
+    write_sample_archive(story.archive, train=44, val=14, unlabelled=1, seed=1)
+    worse = story.run("linode", *RENTED, epochs=1)
+    assert worse["decision"] == "refused"
+    assert story.champion == first["run_id"]
+    assert rented() == 1
+    assert not account.account.all(Instance)
+
+    better = story.run("local", epochs=16)
+    assert better["decision"] == "promoted"
+    assert story.champion == better["run_id"]
+
+    assert story.command("rollback", "--json")["checkpoint"]["run_id"] == first["run_id"]
+    assert story.champion == first["run_id"]
+    again = story.run("linode", *RENTED, epochs=16)
+    assert (again["trained_by"], again["decision"]) == (better["run_id"], "rolled-back")
+    assert rented() == 1
