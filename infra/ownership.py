@@ -15,6 +15,7 @@ TAG = "voc-train"  # on everything that can carry tags
 _RUN, _UNTIL = f"{TAG}:run:", f"{TAG}:until:"
 _TIME = "%Y%m%dT%H%M%SZ"
 _LABEL = re.compile(rf"{TAG}-(\d{{6}}-[0-9a-z]{{5}})-[a-z]\d{{1,6}}")
+_ANYWHERE = re.compile(rf"(?<![\w.-]){_LABEL.pattern}(?![\w-]|\.\w)")
 TAGGED = (Kind.INSTANCE, Kind.VOLUME, Kind.FIREWALL)
 
 
@@ -38,6 +39,11 @@ def run_of(name: str) -> str | None:
     """The run whose label this would be, or None."""
     match = _LABEL.fullmatch(name)
     return match[1] if match else None
+
+
+def runs_in(text: str) -> set[str]:
+    """Every run with a label of ours in a text of the provider's, such as a line of an invoice."""
+    return set(_ANYWHERE.findall(text))
 
 
 def tags(run_id: str, until: datetime) -> tuple[str, ...]:

@@ -146,6 +146,24 @@ class BucketKey:
     secret_key: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Charge:
+    """A line of an invoice, before tax; `text` is the provider's own, and names what it is for."""
+
+    text: str
+    begun: datetime  # UTC; of the time that is paid for
+    dollars: float
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the provider itself charges: line by line where it was invoiced, then in one sum."""
+
+    charges: tuple[Charge, ...]
+    invoiced: datetime | None  # when the last invoice was made; None without one
+    uninvoiced: float  # dollars since, of the whole account
+
+
 class NoCapacity(Failure):
     """The provider has no such machine free just now: ask for another offer."""
 
@@ -212,3 +230,9 @@ class Provider(Protocol):
 
     def price(self, thing: Thing) -> float | None:
         """Dollars an hour that it costs while it exists; None where that is not known."""
+
+    def statement(self, since: datetime) -> Statement:
+        """What it charges by the invoices that it made `since` then, and has not invoiced yet.
+
+        Raises Unauthorised where the token may not see that.
+        """

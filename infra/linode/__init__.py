@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.linode.api import Api, Timeouts, is_here
+from infra.linode.invoices import read_statement
 from infra.linode.offers import hourly_price, rank_offers
 from infra.linode.things import (
     firewall_body,
@@ -30,6 +32,7 @@ from infra.provider import (
     Provider,
     Refused,
     ScriptOrder,
+    Statement,
     Thing,
     Unauthorised,
     Unclear,
@@ -165,6 +168,20 @@ class Linode(Provider):
             a_gb = hourly_price(types[0], thing.region) if types else None
             return None if a_gb is None else a_gb * thing.size_gb
         return 0.0  # Linode charges for the bucket and its traffic, not for what opens it
+
+    def statement(self, since: datetime) -> Statement:
+        time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        invoices = self._api.list_all(
+            "/account/invoices", "list its invoices", {"date": {"+gte": time}}
+        )
+        items = [
+            self._api.list_all(
+                f"/account/invoices/{one.get('id')}/items", "list an invoice's items"
+            )
+            for one in invoices
+        ]
+        account = self._api.get("/account", "show what is not invoiced yet")
+        return read_statement(invoices, items, account)
 
     def settings(self) -> Mapping[str, Any]:
         """What the account has as its defaults, as GET /account/settings answers."""

@@ -127,7 +127,7 @@ def _read_thing(kind: Kind, item: Mapping[str, Any], ssh_port: int, ssh_user: st
         id=int(item["id"]),
         label=str(item["label"]),
         tags=frozenset(item.get("tags") or ()),
-        created=_moment(created) if created else None,
+        created=moment(created) if created else None,
         state=state,
         region=str(item.get("region", "")),
         plan=str(item.get("type", "")),
@@ -141,10 +141,10 @@ def _read_thing(kind: Kind, item: Mapping[str, Any], ssh_port: int, ssh_user: st
     )
 
 
-def _moment(text: str) -> datetime:
+def moment(text: str) -> datetime:
     """Linode's times are in UTC and do not say so."""
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    time = datetime.fromisoformat(text)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _public_address(addresses: Iterable[str]) -> str | None:

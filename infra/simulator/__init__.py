@@ -24,6 +24,7 @@ from infra.simulator.faults import Faults
 from infra.simulator.firewalls import Firewalls
 from infra.simulator.foreign import foreign
 from infra.simulator.instances import Instances
+from infra.simulator.invoices import Invoices
 from infra.simulator.schema import Schema
 from infra.simulator.scripts import Scripts
 from infra.simulator.storage_keys import StorageKeys
@@ -79,10 +80,12 @@ class Simulator:
         self._addresses = _addresses()
         self._firewalls = Firewalls(self.account)
         self._storage = StorageKeys(self.account, object_storage)
+        invoices = Invoices(self.account)
         self._api = API(
             self.account,
             [
-                *Surroundings(self.account).operations(),
+                *Surroundings(self.account, invoices.uninvoiced).operations(),
+                *invoices.operations(),
                 *Instances(self.account, lambda: next(self._addresses), self._machine).operations(),
                 *Volumes(self.account, folder / "volumes" if machines else None).operations(),
                 *self._firewalls.operations(),

@@ -1,6 +1,6 @@
 """What is there before anything is created: plans, regions, the user, the account, its events."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from infra.simulator import catalogue
@@ -14,8 +14,9 @@ from infra.simulator.things import Instance, Thing, Volume
 class Surroundings:
     """Answers for plans, regions, images, profile, account, events and tags."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, uninvoiced: Callable[[], float]) -> None:
         self._account = account
+        self._uninvoiced = uninvoiced
 
     def operations(self) -> list[Operation]:
         read, write = "account:read_only", "account:read_write"
@@ -121,7 +122,7 @@ class Surroundings:
             "phone": "",
             "tax_id": "",
             "balance": 0.0,
-            "balance_uninvoiced": round(sum(line.dollars for line in self._account.bill()), 2),
+            "balance_uninvoiced": self._uninvoiced(),
             "billing_source": "linode",
             "credit_card": {"last_four": None, "expiry": None},
             "active_since": "2020-01-01T00:00:00",
