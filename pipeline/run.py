@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from infra.claims import Hold
+from infra.concurrently import concurrently
 from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from infra.stores import Store
@@ -309,17 +310,17 @@ def recorded_run(store: Store, run_id: str) -> RunRecord:
     return record
 
 
-def recorded_runs(store: Store) -> Iterator[RunRecord]:
-    """Every run in the store whose record can be read, newest first."""
-    found = []
-    for run in store.folders("runs"):
+def recorded_runs(store: Store, runs: Sequence[str] | None = None) -> list[RunRecord]:
+    """Every run in the store, or every one of these, whose record can be read; newest first."""
+
+    def read(run_id: str) -> RunRecord | None:
         try:
-            record = store.read(run_key(run, "run.json"), RunRecord)
+            return store.read(run_key(run_id, "run.json"), RunRecord)
         except Failure as failure:
             if failure.cause is not Cause.CORRUPT:
                 raise
             logging.getLogger(__name__).warning("%s", failure)  # one bad record hides no other
-            continue
-        if record:
-            found.append(record)
-    yield from sorted(found, key=lambda record: record.started, reverse=True)
+            return None
+
+    found = concurrently(read, store.folders("runs") if runs is None else runs)
+    return sorted(filter(None, found), key=lambda record: record.started, reverse=True)

@@ -1,4 +1,4 @@
-"""How runs stand, as the store knows it."""
+"""How a run stands, as the store knows it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from infra.clock import Clock
@@ -14,7 +13,7 @@ from infra.intents import Intent, Intents, total
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
 from pipeline.console import harmless
-from pipeline.run import RunRecord, WrittenState, recorded_run, recorded_runs
+from pipeline.run import RunRecord, WrittenState, recorded_run
 
 _SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
 _SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before training
@@ -59,29 +58,8 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
     }
 
 
-def print_all(store: Store, *, as_json: bool) -> None:
-    """A table of all runs, newest first."""
-    records = [(record, _state_in(store, record)) for record in recorded_runs(store)]
-    if as_json:
-        print(json.dumps([r.model_dump(mode="json") | {"state": state} for r, state in records]))
-        return
-    if not records:
-        print(f"No runs in {store.url} yet.")
-        return
-    table = Table("run", "started", "recipe", "state", "mIoU", "cause", box=None, pad_edge=False)
-    for record, state in records:
-        table.add_row(
-            Text(harmless(record.run_id)),
-            f"{record.started.astimezone():%Y-%m-%d %H:%M}",
-            Text(harmless(_recipe(record.parameters))),
-            state,
-            f"{record.outcome.miou:.4f}" if record.outcome else "",
-            record.cause or "",
-        )
-    Console(highlight=False).print(table)
-
-
-def _state_in(store: Store, record: RunRecord) -> State:
+def current_state(store: Store, record: RunRecord) -> State:
+    """How a run stands now; of one that has ended its record says it all."""
     if record.state != "running":  # what the agent said of a run that ended tells nothing
         return record.state
     heartbeat = store.read_whole(run_key(record.run_id, "heartbeat.json"), Heartbeat)

@@ -12,7 +12,8 @@ from infra.protocol import Heartbeat, Result, now
 from infra.provider import Kind, Thing
 from infra.stores import Store
 from pipeline.run import RunRecord
-from pipeline.status import one_run, print_all, print_one
+from pipeline.runs import Wanted, print_runs
+from pipeline.status import one_run, print_one
 
 
 def record(store: Store, run_id: str, state: str = "running", **values: Any) -> None:
@@ -34,7 +35,7 @@ def result(store: Store, run_id: str, ended: datetime, cause: Cause | None = Non
 
 
 def listed(store: Store, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    print_all(store, as_json=True)
+    print_runs(store, Wanted(), as_json=True)
     return {run["run_id"]: run["state"] for run in json.loads(capsys.readouterr().out)}
 
 
@@ -84,7 +85,7 @@ def test_a_record_of_other_code_is_listed_and_a_damaged_one_hides_no_other(
     store.put("runs/mute/heartbeat.json", b"{")
     assert listed(store, capsys) == {"old": "done", "good": "done", "mute": "running"}
     assert one_run(store, "mute")["heartbeat"] is None
-    print_all(store, as_json=False)
+    print_runs(store, Wanted(), as_json=False)
     assert "no-longer-there" in capsys.readouterr().out
     with pytest.raises(Failure, match="runs/damaged/run.json"):
         one_run(store, "damaged")
@@ -153,7 +154,7 @@ def test_what_a_machine_said_does_not_steer_the_terminal(
     written = json.loads(store.get("runs/r/run.json") or b"")
     written["parameters"]["recipe"] = steering
     store.put("runs/r/run.json", json.dumps(written).encode())
-    print_all(store, as_json=False)
+    print_runs(store, Wanted(), as_json=False)
     print_one(one_run(store, "r"), as_json=False)
     said = capsys.readouterr().out
     assert "USER_ERROR: " in said

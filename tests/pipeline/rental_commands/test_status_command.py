@@ -16,7 +16,7 @@ def test_a_token_alone_will_do(
     def look(*_: object, **__: object) -> None:
         used.append(os.environ["AWS_ACCESS_KEY_ID"])
 
-    monkeypatch.setattr("pipeline.status.print_all", look)
+    monkeypatch.setattr("pipeline.runs.print_runs", look)
     said = voc_train("status", "--store", bucket)
     assert said.code == 0, said.err
     assert len(used) == 1

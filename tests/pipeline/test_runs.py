@@ -1,0 +1,130 @@
+"""The table of runs: what is in it, in which order, and how little it asks of the store."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from infra.failure import Cause
+from infra.protocol import now
+from infra.stores import Store
+from pipeline.run import Outcome
+from pipeline.runs import Wanted, print_runs, read_runs
+from spending import PRICE, CountingStore, record, rented
+
+
+def outcome(run_id: str, miou: float) -> Outcome:
+    return Outcome(
+        run_id=run_id, checkpoint="c", sha256="", weights_digest="", miou=miou, iou={}, dice={},
+        report="", seconds={}, reused=(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def several(store: Store) -> Store:
+    """Four runs, a day apart; the newest is at work on a machine."""
+    days = [now() - timedelta(days=days, minutes=5) for days in range(4)]
+    record(store, "261119-aaaaa", "done", started=days[3], parameters={"machine": "local"})
+    record(
+        store,
+        "261120-bbbbb",
+        "done",
+        started=days[2],
+        parameters={"recipe": "people-unet11"},
+        outcome=outcome("261120-bbbbb", 0.5678),
+    )
+    rented(store, "261120-bbbbb", days[2], hours=2.5, with_receipt=True)
+    record(store, "261121-ccccc", "failed", started=days[1], cause=Cause.BUDGET, message="no")
+    rented(store, "261121-ccccc", days[1], hours=1, with_receipt=True)
+    record(store, "261122-ddddd", started=days[0])
+    rented(store, "261122-ddddd", days[0])
+    return store
+
+
+def ids(store: Store, **wanted: Any) -> list[str]:
+    return [run.record.run_id[-1] for run in read_runs(store, Wanted(**wanted))]
+
+
+def test_the_table_has_it_all_and_marks_what_costs_still(
+    several: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_runs(several, Wanted(), as_json=False)
+    said = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert lines[0] == "started run recipe mIoU dollars state cause"
+    assert lines[1].endswith("261122-ddddd tiny 0.52* running")
+    assert lines[2].endswith("261121-ccccc tiny 0.52 failed BUDGET")
+    assert lines[3].endswith("261120-bbbbb people-unet11 0.5678 1.56 done")
+    assert lines[4].endswith("261119-aaaaa tiny done")
+    assert "* costs still" in lines[5]
+    assert max(map(len, said.splitlines())) <= 80
+    print_runs(several, Wanted(state="done"), as_json=False)
+    assert "costs still" not in capsys.readouterr().out
+
+
+def test_for_programs_it_is_the_record_with_what_it_costs(
+    several: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_runs(several, Wanted(last=2), as_json=True)
+    at_work, failed = json.loads(capsys.readouterr().out)
+    assert (at_work["state"], at_work["dollars"], at_work["costs_still"]) == (
+        "running", PRICE, PRICE,
+    )  # fmt: skip
+    assert (failed["cause"], failed["dollars"], failed["costs_still"]) == ("BUDGET", PRICE, 0)
+    print_runs(several, Wanted(state="trained"), as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({}, ["d", "c", "b", "a"]),
+        ({"recipe": "people-unet11"}, ["b"]),
+        ({"recipe": "none"}, []),
+        ({"state": "done"}, ["b", "a"]),
+        ({"state": "done", "last": 1}, ["b"]),
+        ({"state": "running"}, ["d"]),
+        ({"cause": Cause.BUDGET}, ["c"]),
+        ({"last": 3}, ["d", "c", "b"]),
+        ({"recipe": "tiny", "last": 2}, ["d", "c"]),
+    ],
+)
+def test_filters(several: Store, wanted: dict[str, Any], found: list[str]) -> None:
+    assert ids(several, **wanted) == found
+
+
+def test_only_what_began_since(several: Store) -> None:
+    assert ids(several, since=now() - timedelta(days=1, hours=1)) == ["d", "c"]
+
+
+def test_an_empty_answer_says_whether_there_are_runs_at_all(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_runs(store, Wanted(), as_json=False)
+    assert "No runs in" in capsys.readouterr().out
+    record(store, "261119-aaaaa", "done")
+    print_runs(store, Wanted(last=1, state="failed"), as_json=False)
+    assert "No such runs in" in capsys.readouterr().out
+
+
+def test_a_run_that_is_over_takes_two_requests_at_the_most(several: Store) -> None:
+    # One for its record, one for its receipt where it rented; with the listing and the last look of
+    # a reaper, 2,002 for 1,000 runs, 32 at a time. One that goes on: its heartbeat, its result and
+    # its notes, three for each thing that it rents.
+    store = CountingStore.of(several)
+    read_runs(store, Wanted(recipe="people-unet11"))
+    assert store.requests == 2 + 4 + 1  # those left out by their record cost no more than that
+    store.requests = 0
+    read_runs(store, Wanted(cause=Cause.BUDGET))
+    assert store.requests == 2 + 4 + 1
+
+
+def test_a_receipt_of_an_earlier_attempt_is_not_the_last_word(store: Store) -> None:
+    began: datetime = now() - timedelta(minutes=90)
+    record(store, "261122-ddddd", "failed", cause=Cause.STORE)
+    rented(store, "261122-ddddd", began, hours=0.5, with_receipt=True)
+    rented(store, "261122-ddddd", began, hours=1, number=2)  # no receipt could be written
+    (run,) = read_runs(store)
+    assert run.costs
+    assert run.costs.dollars(now()) == pytest.approx(2 * PRICE)
