@@ -17,6 +17,7 @@ from infra.reaper import must_be_watched
 from infra.smoke import HOURS as SMOKE_HOURS
 from infra.stores import Store
 from model.errors import InputError
+from pipeline.monthly_budget import MonthlyBudget, monthly_budget
 from pipeline.parameters import RentalTerms
 
 VOLUME_STAYS = timedelta(days=1)  # after a failure, for whoever wants to look
@@ -40,6 +41,7 @@ class Plan:
     endpoint: str  # of the bucket's server
     preparers: tuple[Offer, ...] = ()  # without a GPU, where one is wanted; in `offers`' regions
     volume_price: float = 0.0  # dollars an hour, where one is wanted
+    monthly: MonthlyBudget | None = None  # as it stands now, where there is one
     lacks: tuple[str, ...] = ()  # what must be mended before it can begin
 
     @property
@@ -118,6 +120,7 @@ class Plan:
             "first_hour_dollars": self.first_hour_of(self.offers[0]),
             "worst_case_dollars": self.worst_case,
             "at_most_dollars": self.terms.budget,
+            "monthly_budget": self.monthly and asdict(self.monthly) | {"left": self.monthly.left},
             "hours": right.hours,
             "deadline": right.until,
             "preparers": [asdict(offer) for offer in self.preparers],
@@ -139,8 +142,8 @@ def make_plan(
     `rent_now` asks for all that a rental needs: a store that the machine sees and that takes
     objects, a way in, a reaper. Without it what is missing is in the plan's `lacks`, and the store
     is only looked at. A run that `goes_on` may have a machine already, which nobody should leave
-    alone for want of a reaper: that is asked for before another is rented. Raises Failure or
-    InputError with the cure.
+    alone for want of a reaper or of what is left of the monthly budget: these are asked for before
+    another is rented. Raises Failure or InputError with the cure.
     """
     clock = Clock.from_environment()
     provider = Linode.from_environment(clock)
@@ -184,12 +187,16 @@ def make_plan(
         probe(store)
     within = _affordable(plan)
     regions = list(dict.fromkeys(offer.region for offer in within))
-    return replace(
+    plan = replace(
         plan,
         offers=within,
         preparers=_in_order_of(regions, preparers),
+        monthly=needed(lambda: monthly_budget(store, clock), now=not goes_on),
         lacks=tuple(lacks),
     )
+    if plan.monthly and not goes_on:
+        plan.monthly.must_pay_for(plan.worst_case)
+    return plan
 
 
 def smoke_plan(terms: RentalTerms, store: Store) -> Plan:

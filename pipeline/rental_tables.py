@@ -59,6 +59,12 @@ def _what_it_means(plan: "Plan") -> Table:
         "at most",
         f"[bold]{_dollars(plan.terms.budget)}[/], the budget: it holds for all attempts together",
     )
+    if monthly := plan.monthly:
+        table.add_row(
+            "this month",
+            f"{_dollars(monthly.left)} of the worker's {_dollars(monthly.dollars)} is left before "
+            "this",
+        )
     table.add_row(
         "deadline",
         f"{in_words(right.until)} ({right.hours} h), were it rented now; then what is left is "

@@ -5,7 +5,7 @@ All of it is deleted on the way out, whatever happened inside, and proven gone.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -13,7 +13,7 @@ from functools import cached_property
 from infra.attached import Attached
 from infra.clock import Clock
 from infra.failure import Failure
-from infra.lease import Patience, seconds_to_work
+from infra.lease import Patience, lease, seconds_to_work
 from infra.machines import Machine
 from infra.ownership import owner_of
 from infra.protocol import Result, run_key
@@ -31,6 +31,7 @@ from infra.uninterrupted import uninterrupted
 from infra.wheel import BOX, build_wheel
 from model.dataset import Manifest
 from pipeline import artifacts
+from pipeline.monthly_budget import monthly_budget
 from pipeline.plan import Plan, deadline_in_words, make_plan
 from pipeline.run import Run, Stage
 
@@ -166,10 +167,27 @@ class Tenancy:
         self.rental.say = stage.say
         if self.plan.terms.reaper:  # what looked before the preparation may have ended by now
             must_be_watched(self.run.store, self.plan.clock.now())
+        self._must_be_within_the_month(wanted)
         rented = rent(self.rental, wanted, self._firewall)
         offer = rented.offer
         stage.summary = f"{offer.plan} in {offer.region}, ${offer.dollars_per_hour:.2f} an hour"
         return rented
+
+    def _must_be_within_the_month(self, wanted: Wanted) -> None:
+        """Raise Failure(BUDGET) where another machine could cost more than the month has left.
+
+        What this run has rented already is part of what the month has cost.
+        """
+        monthly = monthly_budget(self.run.store, self.plan.clock)
+        if monthly is None:
+            return
+        worst, now, spent = 0.0, self.plan.clock.now(), self.rental.committed()
+        for offer in wanted.offers:
+            price = offer.dollars_per_hour
+            with suppress(Failure):  # the run's own budget does not pay for an hour of it
+                right = lease(now, price, wanted.budget, spent=spent, most_hours=wanted.hours)
+                worst = max(worst, right.dollars)
+        monthly.must_pay_for(worst)
 
     @cached_property
     def _firewall(self) -> Thing:

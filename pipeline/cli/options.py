@@ -2,10 +2,10 @@
 
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -14,6 +14,8 @@ from model.errors import InputError, first_problem, suggestion
 from pipeline.layouts.layout import Layout
 from pipeline.parameters import Limits as LimitsModel
 from pipeline.parameters import Parameters, expanded
+
+N = TypeVar("N", bound=str)
 
 # The run of this process, for whoever says how it ended: an exception does not always get so far.
 this_run: ContextVar[str | None] = ContextVar("this_run", default=None)
@@ -228,6 +230,16 @@ def pairs(texts: list[str], option: str, known: Collection[str] = ()) -> dict[st
             raise InputError(f"{option} has no setting {key!r}. {suggestion(key, known)}")
         pairs[key] = value.strip()
     return pairs
+
+
+def one_of(names: Sequence[N], name: str | None, option: str) -> N | None:
+    """A name as it was typed, if it is one of these."""
+    for known in names:
+        if known == name:
+            return known
+    if name is not None:
+        raise InputError(f"{option} {name!r} is none of {', '.join(names)}.")
+    return None
 
 
 def run_id(run: str) -> str:

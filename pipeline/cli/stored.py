@@ -1,7 +1,10 @@
 """Commands about what there is already: recipes, runs in a store, checkpoints."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from pydantic_core import to_json
@@ -16,6 +19,7 @@ from pipeline.cli.options import (
     Photos,
     StoreUrl,
     Window,
+    one_of,
     parameters_of,
     run_id,
 )
@@ -54,18 +58,88 @@ def status(
 
     As with `resume`, the token alone will do for a bucket at Linode.
     """
+    from pipeline.runs import Wanted, print_runs
+    from pipeline.status import one_run, print_one
+
+    with _visited(store) as where:
+        if run is None:
+            print_runs(where, Wanted(), as_json=json)
+        else:
+            print_one(one_run(where, run_id(run)), as_json=json)
+
+
+@app.command()
+def runs(
+    recipe: Annotated[str | None, typer.Option(help="Only those with this recipe.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only those that stand so, like done or failed.")
+    ] = None,
+    cause: Annotated[
+        str | None, typer.Option(help="Only those that failed of this, like BUDGET.")
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Only those that began on this day or later."),
+    ] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.")] = None,
+    store: StoreUrl = "",
+    json: Json = False,
+) -> None:
+    """List runs: when, what, score, dollars, state and cause; marked where one costs still."""
+    from infra.failure import Cause
+    from pipeline.runs import Wanted, print_runs
+    from pipeline.status import State
+
+    wanted = Wanted(
+        recipe=recipe,
+        state=one_of(get_args(State), state, "--state"),
+        cause=one_of(tuple(Cause), cause and cause.upper(), "--cause"),
+        since=since.astimezone() if since else None,
+        last=last,
+    )
+    with _visited(store) as where:
+        print_runs(where, wanted, as_json=json)
+
+
+@app.command()
+def bills(
+    by: Annotated[str, typer.Option(help="run or month")] = "month",
+    month: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m"], help="Only this one, by UTC, like 2026-11."),
+    ] = None,
+    store: StoreUrl = "",
+    json: Json = False,
+) -> None:
+    """Show what runs cost: estimated by what they noted, against what the provider billed.
+
+    Without a token there are the estimates alone. A bill is the whole account's, so of its lines
+    those are counted that name one of our machines or Volumes.
+    """
+    from infra.clock import Clock
+    from pipeline.bills import By, print_bills, read_bills
+
+    grouping = one_of(get_args(By), by, "--by")
+    assert grouping
+    with _visited(store) as where:
+        only = f"{month:%Y-%m}" if month else None
+        read = read_bills(where, Clock.from_environment(), grouping, only)
+    if json:
+        print(to_json(read.as_dict()).decode())
+    else:
+        print_bills(read)
+
+
+@contextmanager
+def _visited(url: str) -> Iterator[Store]:
+    """The store, also for who has only a token."""
     from infra.clock import Clock
     from infra.visit import access_to
     from pipeline.run import new_run_id
-    from pipeline.status import one_run, print_all, print_one
 
-    url = store or default_store()
+    url = url or default_store()
     with access_to(url, new_run_id(), Clock.from_environment()):
-        where = Store.open(url)
-        if run is None:
-            print_all(where, as_json=json)
-        else:
-            print_one(one_run(where, run_id(run)), as_json=json)
+        yield Store.open(url)
 
 
 @app.command()
