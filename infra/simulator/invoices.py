@@ -1,7 +1,7 @@
 """What the account is charged: an invoice for each month that is over, the rest uninvoiced.
 
 The official specification names the fields and says little of what stands in them; there are no
-recordings. An item's label, as in "Linode 2 GB - NAME (ID)", an hourly unit price in spite of its
+recordings. An item's label, as in "Linode 2GB - NAME (ID)", an hourly unit price in spite of its
 "monthly service fee", and an hour's being billed in the month in which it begins are our best
 reading of what customers show of their invoices.
 """
@@ -17,6 +17,7 @@ from infra.simulator.operations import Call, Operation, Result, fields
 from infra.simulator.things import Instance, Thing, Volume
 
 _HOUR = timedelta(hours=1)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _NIGHT = timedelta(minutes=1, seconds=1)  # from a month's end until its invoice is there
 
 
@@ -36,9 +37,9 @@ class Invoices:
         ]
 
     def uninvoiced(self) -> float:
-        """Dollars of the month that is not over."""
-        items = self._items_of(_begin(self._account.now() - _NIGHT), self._account.now())
-        return _sum(items)
+        """Dollars of what is on no invoice yet."""
+        month = _begin(self._account.now() - _NIGHT)
+        return _sum(self._items_of(month, _NEVER))
 
     def _list(self, call: Call) -> Sequence[JSON]:
         begins = sorted({_begin(thing.created) for thing in self._paid()})
