@@ -17,6 +17,7 @@ from infra.receipt import Line, read_receipt
 from infra.stores import Store
 
 _HOUR = timedelta(hours=1)
+_SHOWS = timedelta(minutes=10)  # after its creation, when every listing has it
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def read_costs(
 
     Of a run that has `ended` the receipt is enough, one request, unless something was left: then,
     as with all others, a listing and up to three requests for each thing. `looked` is what a reaper
-    saw last: past its deadline and not seen, a thing is gone, though nobody noted it.
+    saw last: what it did not see is gone, though nobody noted it. When that was is not known, so it
+    counts until that look, or its deadline.
     """
     receipt = read_receipt(store, run_id) if ended else None
     if receipt and all(line.gone for line in receipt.lines):
@@ -140,16 +142,17 @@ def _of_entry(entry: Entry, looked: ReaperReport | None) -> Rent | None:
         until=intent.until,
         certain=made is not None,
     )
-    if entry.open and looked and _lapsed(entry, looked):
-        return replace(rent, gone=max(rent.created, intent.until)) if made else None
+    if entry.open and looked and _is_missed(entry, looked):
+        return replace(rent, gone=min(intent.until, looked.time)) if made else None
     return rent
 
 
-def _lapsed(entry: Entry, looked: ReaperReport) -> bool:
-    """Whether a reaper that looked past the deadline saw it no more; it deletes in time."""
-    intent = entry.intent
+def _is_missed(entry: Entry, looked: ReaperReport) -> bool:
+    """Whether a reaper that must have seen it did not."""
+    intent, made = entry.intent, entry.creation
     seen = any((one.kind, one.label) == (intent.kind, intent.label) for one in looked.found)
-    return looked.time > intent.until and intent.kind not in looked.unseen and not seen
+    shows = made.created + _SHOWS if made else intent.until
+    return looked.time > shows and intent.kind not in looked.unseen and not seen
 
 
 def month_of(time: datetime) -> str:

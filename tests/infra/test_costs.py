@@ -103,21 +103,28 @@ def test_what_was_not_created_costs_nothing(store: Store) -> None:
     assert read_costs(store, RUN, ended=True) is None
 
 
-def test_past_its_deadline_a_reaper_knows_that_it_is_gone(store: Store) -> None:
+def test_what_a_reaper_does_not_see_any_more_is_gone(store: Store) -> None:
     machine = rented(store, RUN, NOON, lease=3)
     now = NOON + 10 * HOUR
-    gone = costs(store, looked=look(now))
-    assert gone.there == ()
-    assert gone.dollars(now) == gone.at_most(now, NOON) == pytest.approx(3 * PRICE)
+    for looked, hours in ((look(now), 3), (look(NOON + 1.5 * HOUR), 2)):
+        gone = costs(store, looked=looked)
+        assert gone.there == ()
+        assert gone.dollars(now) == gone.at_most(now, NOON) == pytest.approx(hours * PRICE)
     for looked in (
         None,
-        look(NOON + 2 * HOUR),  # when it might still come up
+        look(NOON + timedelta(minutes=5)),  # too early to tell
         look(now, machine.label),
         look(now, unseen=(Kind.INSTANCE,)),
     ):
         there = costs(store, looked=looked)
         assert [rent.label for rent in there.there] == [machine.label], looked
         assert there.dollars(now) == pytest.approx(10 * PRICE)
+
+
+def test_what_was_never_answered_may_show_until_its_deadline(store: Store) -> None:
+    rented(store, RUN, None, intended=NOON, lease=3)
+    assert costs(store, looked=look(NOON + HOUR)).at_most(NOON, NOON) == pytest.approx(3 * PRICE)
+    assert read_costs(store, RUN, ended=False, looked=look(NOON + 4 * HOUR)) is None
 
 
 def test_a_receipt_is_enough_unless_something_was_left(store: Store) -> None:
