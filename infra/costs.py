@@ -5,9 +5,10 @@ months of a machine add up to what it cost.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from infra.intents import Entry, Intents
 from infra.lease import billed_hours
@@ -42,6 +43,15 @@ class Rent:
             return self.dollars(now, since)
         return self._cost(max(now, self.until or now), since)
 
+    def as_dict(self) -> dict[str, Any]:
+        """For programs, in an intent's words."""
+        return {
+            "kind": self.kind,
+            "label": self.label,
+            "dollars_per_hour": self.dollars_per_hour,
+            "until": self.until and self.until.isoformat(),
+        }
+
     def months(self, now: datetime) -> tuple[str, ...]:
         """Those in which it has cost something, as in 2026-11."""
         last = billed_hours(self.created, self.gone or now) - 1
@@ -68,6 +78,11 @@ class Costs:
     def there(self) -> tuple[Rent, ...]:
         """What costs still, or may."""
         return tuple(rent for rent in self.rents if rent.gone is None)
+
+    @property
+    def hourly(self) -> float:
+        """Dollars an hour of that."""
+        return round(sum(rent.dollars_per_hour for rent in self.there), 4)
 
     def dollars(self, now: datetime, month: str | None = None) -> float:
         """What it has cost until now, in all or in this month."""
@@ -99,7 +114,13 @@ def read_costs(
     receipt = read_receipt(store, run_id) if ended else None
     if receipt and all(line.gone for line in receipt.lines):
         return _costs(run_id, map(_of_line, receipt.lines))
-    entries = Intents.load(store, run_id).entries()
+    return costs_of_notes(run_id, Intents.load(store, run_id).entries(), looked)
+
+
+def costs_of_notes(
+    run_id: str, entries: Sequence[Entry], looked: ReaperReport | None
+) -> Costs | None:
+    """What these notes of a run say; see `read_costs`."""
     rents = (_of_entry(entry, looked) for entry in entries if not entry.damaged)
     unknown = {
         run_key(run_id, "intents", f"{entry.intent.kind}-{entry.intent.label}.json"): (

@@ -33,7 +33,7 @@ class Bill:
     estimated: float | None  # None for a run that this store does not know
     billed: float | None  # as far as it is invoiced; None where that cannot be seen
     invoiced: bool  # all of it
-    costs_still: float = 0.0  # dollars an hour
+    hourly: float = 0.0  # dollars an hour of what costs still
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def _bills(
 ) -> Iterable[Bill]:
     by_id = {one.run_id: one for one in costs}
     estimated = {
-        (run, month): one.dollars(now, month)
+        (run, its_month): one.dollars(now, its_month)
         for run, one in by_id.items()
-        for month in one.months(now)
+        for its_month in one.months(now)
     }
     billed = _billed(statement) if statement else {}
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -93,16 +93,13 @@ def _bills(
         if month in (None, cell[1]):
             groups[cell[by == "month"]].append(cell)
     for name, cells in sorted(groups.items()):
-        months = {month for _, month in cells}
-        there = [
-            rent for run in {run for run, _ in cells} & by_id.keys() for rent in by_id[run].there
-        ]
+        going = {run for run, its_month in cells if its_month == month_of(now)} & by_id.keys()
         yield Bill(
             name=name,
             estimated=_sum(estimated, cells),
             billed=(_sum(billed, cells) or 0.0) if statement else None,
-            invoiced=all(_is_invoiced(one, statement) for one in months),
-            costs_still=round(sum(rent.dollars_per_hour for rent in there), 4),
+            invoiced=all(_is_invoiced(its_month, statement) for _, its_month in cells),
+            hourly=round(sum(by_id[run].hourly for run in going), 4),
         )
 
 
@@ -133,7 +130,7 @@ def print_bills(bills: Bills) -> None:
     else:
         console.print("Nothing was rented.")
     notes = []
-    if any(bill.costs_still for bill in bills.bills):
+    if any(bill.hourly for bill in bills.bills):
         notes.append("* costs still: `voc-train runs` shows which run")
     if bills.unseen:
         notes.append(f"Estimated only: {bills.unseen}")
@@ -157,7 +154,7 @@ def _table(bills: Bills) -> Table:
     for bill in bills.bills:
         table.add_row(
             Text(harmless(bill.name)),
-            f"{_amount(bill.estimated)}{'*' if bill.costs_still else ''}",
+            f"{_amount(bill.estimated)}{'*' if bill.hourly else ''}",
             _billed_in_words(bill),
             _amount(_difference(bill)),
         )

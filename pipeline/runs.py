@@ -1,7 +1,8 @@
 """All runs of a store: when, what, how good, how dear, and how they stand.
 
-What it takes: a listing, then for each run its record; for one that goes on its heartbeat and its
-result as well; for one that rented its receipt, or else its notes (see `infra/costs.py`).
+What it takes of the store: two requests, and for each run one for its record; one more for the
+receipt of what a run on rented machines cost, or else its notes (see `infra/costs.py`); and two for
+how far a run is that goes on. They are asked for 32 at a time.
 """
 
 import json
@@ -40,11 +41,10 @@ class Listed:
     def as_dict(self, time: datetime) -> dict[str, Any]:
         """For programs."""
         costs = self.costs
-        there = costs.there if costs else ()
         return self.record.model_dump(mode="json") | {
             "state": self.state,
             "dollars": costs.dollars(time) if costs else None,
-            "costs_still": round(sum(rent.dollars_per_hour for rent in there), 4),
+            "costs_still": [rent.as_dict() for rent in costs.there] if costs else [],
         }
 
 

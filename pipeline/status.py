@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.clock import Clock
-from infra.intents import Intent, Intents, total
+from infra.costs import costs_of_notes, last_look
+from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
 from pipeline.console import harmless
@@ -46,15 +47,17 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
     heartbeat = store.read_whole(run_key(run_id, "heartbeat.json"), Heartbeat)
     result = store.read_whole(run_key(run_id, "result.json"), Result)
     rented = Intents.load(store, run_id).entries()
-    there = [entry.intent for entry in rented if entry.open and entry.intent.dollars_per_hour]
+    costs = costs_of_notes(run_id, rented, last_look(store))
+    there = {(rent.kind, rent.label) for rent in costs.there} if costs else set()
+    still = [e.intent for e in rented if (e.intent.kind, e.intent.label) in there]
     return {
         **record.model_dump(mode="json"),
         "state": state_of(record, heartbeat, result, now()),
         "heartbeat": heartbeat.model_dump(mode="json") if heartbeat else None,
         "result": result.model_dump(mode="json") if result else None,
         "checkpoints": list(store.folders(run_key(run_id, "checkpoints"))),
-        "dollars": total(rented, Clock.from_environment().now()) if rented else None,
-        "costs_still": [intent.model_dump(mode="json") for intent in there],
+        "dollars": costs.dollars(Clock.from_environment().now()) if costs else None,
+        "costs_still": [intent.model_dump(mode="json") for intent in still],
     }
 
 

@@ -88,7 +88,7 @@ def test_by_run_a_part_may_be_invoiced(two_runs: Store, clock: SteppedDays) -> N
     )  # fmt: skip
     assert first.estimated == pytest.approx(3 * (PRICE + 0.003))
     assert first.billed == pytest.approx(2 * (PRICE + 0.003))
-    assert (first.costs_still, second.billed) == (0, 0)
+    assert (first.hourly, second.billed) == (0, 0)
 
     clock.sleep(40 * 24 * HOUR)
     first, second = read_bills(two_runs, clock, "run").bills

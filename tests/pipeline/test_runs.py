@@ -1,6 +1,7 @@
 """The table of runs: what is in it, in which order, and how little it asks of the store."""
 
 import json
+import threading
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,10 +69,10 @@ def test_for_programs_it_is_the_record_with_what_it_costs(
 ) -> None:
     print_runs(several, Wanted(last=2), as_json=True)
     at_work, failed = json.loads(capsys.readouterr().out)
-    assert (at_work["state"], at_work["dollars"], at_work["costs_still"]) == (
-        "running", PRICE, PRICE,
-    )  # fmt: skip
-    assert (failed["cause"], failed["dollars"], failed["costs_still"]) == ("BUDGET", PRICE, 0)
+    assert (at_work["state"], at_work["dollars"]) == ("running", PRICE)
+    (machine,) = at_work["costs_still"]
+    assert (machine["label"], machine["dollars_per_hour"]) == ("voc-train-261122-ddddd-t1", PRICE)
+    assert (failed["cause"], failed["dollars"], failed["costs_still"]) == ("BUDGET", PRICE, [])
     print_runs(several, Wanted(state="trained"), as_json=True)
     assert json.loads(capsys.readouterr().out) == []
 
@@ -109,9 +110,9 @@ def test_an_empty_answer_says_whether_there_are_runs_at_all(
 
 
 def test_a_run_that_is_over_takes_two_requests_at_the_most(several: Store) -> None:
-    # One for its record, one for its receipt where it rented; with the listing and the last look of
-    # a reaper, 2,002 for 1,000 runs, 32 at a time. One that goes on: its heartbeat, its result and
-    # its notes, three for each thing that it rents.
+    # The listing and a reaper's last look; then each run's record, and its receipt where it rented.
+    # So 1,000 runs take 2,002 requests, 32 at a time. One that rented nothing in the end takes a
+    # listing more; one that goes on its heartbeat, its result, and three for each thing it rents.
     store = CountingStore.of(several)
     read_runs(store, Wanted(recipe="people-unet11"))
     assert store.requests == 2 + 4 + 1  # those left out by their record cost no more than that
@@ -128,3 +129,15 @@ def test_a_receipt_of_an_earlier_attempt_is_not_the_last_word(store: Store) -> N
     (run,) = read_runs(store)
     assert run.costs
     assert run.costs.dollars(now()) == pytest.approx(2 * PRICE)
+
+
+def test_what_a_bucket_is_slow_to_tell_is_asked_for_at_once(several: Store) -> None:
+    answered_together = threading.Barrier(4, timeout=10)
+
+    class Slow(CountingStore):
+        def get(self, key: str) -> bytes | None:
+            if key.endswith("run.json"):
+                answered_together.wait()  # raises where one waits for the other's end
+            return super().get(key)
+
+    assert len(read_runs(Slow.of(several))) == 4

@@ -10,6 +10,7 @@ from infra.failure import Cause, Failure
 from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now
 from infra.provider import Kind, Thing
+from infra.reaper import REPORT, ReaperReport
 from infra.stores import Store
 from pipeline.run import RunRecord
 from pipeline.runs import Wanted, print_runs
@@ -138,6 +139,13 @@ def test_one_run_says_what_it_has_cost_and_what_costs_still(
     assert "cost        $1.04" in said
     assert "voc-train reap --delete --run rented" in said  # nobody is heard of
     assert "f1" not in said
+    looked = now() - timedelta(minutes=31)  # after 59 minutes, and sees nothing any more
+    store.write(REPORT, ReaperReport(time=looked, deletes=True))
+    print_one(one_run(store, "rented"), as_json=False)
+    said = capsys.readouterr().out
+    assert "cost        $0.52" in said
+    assert "not gone" not in said
+    store.delete(REPORT)
     intents.ended(machine, began + timedelta(minutes=50), "seen gone")
     print_one(one_run(store, "rented"), as_json=False)
     said = capsys.readouterr().out
