@@ -95,6 +95,8 @@ def test_by_run_a_part_may_be_invoiced(two_runs: Store, clock: SteppedDays) -> N
     assert first.invoiced
     assert first.billed == pytest.approx(first.estimated)
     assert not second.invoiced  # what it left behind costs to this day
+    by_month = read_bills(two_runs, clock, "month").bills
+    assert [bill.hourly > 0 for bill in by_month] == [False, False, True]
 
 
 def test_one_month_alone(two_runs: Store, clock: SteppedDays) -> None:
