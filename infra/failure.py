@@ -25,6 +25,7 @@ class Cause(StrEnum):
     CLAIMED = "CLAIMED"  # another controller drives the run
     CANCELLED = "CANCELLED"
     BELOW_GATE = "BELOW_GATE"
+    NOT_REPRODUCED = "NOT_REPRODUCED"  # trained again, it has other weights
     CORRUPT = "CORRUPT"
     INTERNAL = "INTERNAL"  # our own mistake
 

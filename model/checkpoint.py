@@ -256,10 +256,11 @@ def best(folder: Path) -> Path | None:
     return next((step for step in best_first(_manifests(folder)) if verified(step)), None)
 
 
-def keep_best_and_last(folder: Path) -> None:
-    """Delete every checkpoint but the best and the last."""
+def keep_best_and_last(folder: Path, also: int | None = None) -> None:
+    """Delete every checkpoint but the best and the last, and that of the step `also`."""
     found = _manifests(folder)
     kept = {*best_first(found)[:1], *sorted(found)[-1:]}
+    kept |= {step for step, manifest in found.items() if manifest.step == also}
     for step in found.keys() - kept:
         shutil.rmtree(step)
 

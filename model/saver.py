@@ -16,10 +16,11 @@ from model import checkpoint
 
 
 class Saver:
-    """Writes checkpoints into a folder, and keeps only the best and the last."""
+    """Writes checkpoints into a folder, and keeps the best and the last, and step `keep`'s."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
         self._folder = folder
+        self._keep = keep
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -41,7 +42,7 @@ class Saver:
 
     def _write(self, description: checkpoint.Description, state: Mapping[str, Any]) -> None:
         checkpoint.save(self._folder, description, state)
-        checkpoint.keep_best_and_last(self._folder)
+        checkpoint.keep_best_and_last(self._folder, self._keep)
 
     def __enter__(self) -> Self:
         return self

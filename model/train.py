@@ -53,12 +53,14 @@ def train(
     workers: int = 0,
     stop: Callable[[], bool] = lambda: False,
     save_every: float = SAVE_EVERY,
+    keep_step: int | None = None,
     wandb: str = "disabled",
     wandb_patience: float = WANDB_PATIENCE,
 ) -> bool:
     """Train the job in `folder` to the end, or until `stop()`; True when the end was reached.
 
-    Checkpoints are written after every epoch, and every `save_every` minutes of a longer one.
+    Checkpoints are written after every epoch, and every `save_every` minutes of a longer one; the
+    best and the last are kept, and one of `keep_step`, wherever in its epoch that step is.
     Raises InputError for what the user can put right and TrainingError for training gone wrong.
     """
     job = Job.open(folder, run_id, device)
@@ -85,7 +87,7 @@ def train(
         else:
             unknown_yet = {"step", "epoch", "miou", "iou"}
             journal.write("start", 0, **job.origin.model_dump(mode="json", exclude=unknown_yet))
-        saver = stack.enter_context(Saver(job.out / "checkpoints"))
+        saver = stack.enter_context(Saver(job.out / "checkpoints", keep_step))
 
         def heed(*_: int) -> None:
             saver.look()
@@ -97,7 +99,7 @@ def train(
             if unscored:  # it was stopped while validating
                 training.end_epoch(None)
                 saver.wait()  # loader processes must not be forked off beside a thread
-            training.run(workers, save_every)
+            training.run(workers, save_every, keep_step)
         except _Stopped:
             training.save(None)
             saver.wait()
@@ -121,7 +123,7 @@ class Training:
     saver: Saver
     heed: Heed
 
-    def run(self, workers: int, save_every: float) -> None:
+    def run(self, workers: int, save_every: float, keep_step: int | None) -> None:
         """From the state's step to the last."""
         job, state = self.job, self.state
         steps = job.order.steps_per_epoch
@@ -151,7 +153,8 @@ class Training:
             rate = speed.rate()
             if batch_in_epoch:
                 self.heed()
-            if time.monotonic() >= saved + 60 * save_every:  # before a validation, which takes time
+            late = time.monotonic() >= saved + 60 * save_every
+            if late or state.step == keep_step:  # before a validation, which takes time
                 self.save(None)
                 saved = time.monotonic()
             if batch_in_epoch == 0:
@@ -315,6 +318,9 @@ def main() -> int:
         help="a checkpoint at least so often (%(default)g); after each epoch in any case",
     )
     parser.add_argument(
+        "--keep-step", type=int, metavar="STEP", help="keep a checkpoint of this step as well"
+    )
+    parser.add_argument(
         "--weights-url",
         default=os.environ.get(MIRROR, ""),
         help=f"where pretrained weights are, if not at PyTorch; default: {MIRROR}",
@@ -350,6 +356,7 @@ def main() -> int:
                 workers=args.workers,
                 stop=lambda: bool(stopping),
                 save_every=args.save_every,
+                keep_step=args.keep_step,
                 wandb=args.wandb,
                 wandb_patience=args.wandb_patience,
             )

@@ -301,6 +301,8 @@ def train_net(run: Run, dataset: Manifest, place: Workplace) -> None:
             wandb=parameters.wandb,
             deadline_seconds=place.seconds,
             weights_url=preparation.weights_url(parameters),
+            threads=parameters.threads,
+            keep_step=parameters.keep_step,
         )
         result = train(
             job,

@@ -184,6 +184,15 @@ class Parameters(BaseModel):
         le=256,
         description="loader processes; by default one a core, but one",
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of the training; by default one a core, but one",
+    )
+    keep_step: int | None = Field(
+        None, ge=1, description="step whose checkpoint is kept beside the best and the last"
+    )
     wandb: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto", description="auto: online where the worker has WANDB_API_KEY, else offline"
     )

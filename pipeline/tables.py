@@ -7,9 +7,12 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from model.recipe import Recipe, as_typed
 from pipeline.champion import History
+from pipeline.console import harmless
+from pipeline.provenance import Compared
 from pipeline.run import Outcome
 
 if TYPE_CHECKING:
@@ -111,6 +114,16 @@ def print_score(score: "Score") -> None:
         f"\n[bold]mIoU {score.miou:.4f}[/], mean Dice {score.mean_dice:.4f}, "
         f"pixel accuracy {score.pixel_accuracy:.4f}, {score.images:,} images of {score.split}"
     )
+
+
+def print_comparison(compared: Iterable[Compared]) -> None:
+    """What made a checkpoint, one thing a line, and beside it what is another here."""
+    console = Console(highlight=False, soft_wrap=True)
+    for one in compared:
+        mark = "  " if one.same else "* "
+        line = Text(harmless(f"{mark}{one.what:<31} {one.made}"), "" if one.same else "bold")
+        console.print(line if one.same else line.append(harmless(f"  here: {one.here}")))
+    console.print("\n* another here than what made it", style="dim")
 
 
 def _share(value: float | None) -> str:

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from infra.failure import Failure
 from model.errors import InputError
-from pipeline.cli import champions, learning, rental, runs, stored
+from pipeline.cli import champions, learning, provenance, rental, runs, stored
 from pipeline.cli.options import this_run
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.command(short_help="Go on with a run that was interrupted.")(runs.resume)
 app.add_typer(stored.app)
 app.add_typer(champions.app)
 app.add_typer(learning.app)
+app.add_typer(provenance.app)
 app.add_typer(rental.app)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it

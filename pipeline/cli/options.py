@@ -106,9 +106,9 @@ class Photos:
     ] = False
     limits: Limits = field(default_factory=list)
 
-    def as_parameters(self) -> dict[str, Any]:
+    def as_parameters(self, *, archives_needed: bool = True) -> dict[str, Any]:
         """In the words of `Parameters`."""
-        if not self.archives:
+        if archives_needed and not self.archives:
             raise InputError(
                 "Name at least one --archive: a path or URL of a tar of photos and masks."
             )

@@ -38,7 +38,7 @@ from pipeline.cli.options import (
     this_run,
 )
 from pipeline.parameters import Parameters, default_ssh_from, default_store
-from pipeline.run import Unchanged, recorded_run
+from pipeline.run import Outcome, Unchanged, recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
@@ -76,7 +76,7 @@ def run_local(
         promote=promote,
         force=force,
     )
-    with _shown() as terminal:
+    with shown() as terminal:
         _run(parameters, terminal, json=json)
 
 
@@ -117,7 +117,7 @@ def run_linode(
         promote=promote,
         force=force,
     )
-    with _shown() as terminal:
+    with shown() as terminal:
         _show_plan(parameters)
         if not yes:
             must_agree()
@@ -159,7 +159,7 @@ def run_ssh(
         device=device,
         wandb=wandb,
     )
-    with _shown() as terminal:
+    with shown() as terminal:
         _run(parameters, terminal, json=json)
 
 
@@ -197,7 +197,7 @@ def rehearse(
         rental=given(**asdict(terms)),
         wandb="offline",
     )
-    with _shown() as terminal, rehearsal(Store.open(parameters.store), speed):
+    with shown() as terminal, rehearsal(Store.open(parameters.store), speed):
         terminal.rehearses = True
         _show_plan(parameters)
         _run(parameters, terminal, json=json)
@@ -243,7 +243,7 @@ def _resume(where: Store, run: str, changed: dict[str, Any], *, yes: bool, json:
         Parameters,
         **record.parameters | {"store": where.url, "rental": terms | changed},
     )
-    with _shown() as terminal:
+    with shown() as terminal:
         if parameters.machine == "linode" and not yes and not _is_trained(where, run, parameters):
             print(_FOLLOWED, file=sys.stderr)
             _show_plan(parameters, goes_on=True)
@@ -274,7 +274,23 @@ def _show_plan(parameters: Parameters, *, goes_on: bool = False) -> None:
 def _run(
     parameters: Parameters, terminal: "Terminal", *, json: bool, resume: str | None = None
 ) -> None:
-    """Run the flow with a server that is ours where there is none, and show it."""
+    """Run the flow, and show what came of it."""
+    outcome = run_flow(parameters, terminal, resume=resume)
+    if json:
+        print(outcome.model_dump_json())
+        return
+    if isinstance(outcome, Unchanged):
+        print(outcome.said)
+        return
+    from pipeline.tables import print_outcome
+
+    print_outcome(outcome)
+
+
+def run_flow(
+    parameters: Parameters, terminal: "Terminal", *, resume: str | None = None
+) -> Outcome | Unchanged:
+    """Run the flow with a server that is ours where there is none, and show how far it is."""
     store = Store.open(parameters.store)  # refused now rather than after Prefect's start
     if store.url != Store.open(default_store()).url:
         terminal.options = ("--store", shlex.quote(store.url))
@@ -290,19 +306,10 @@ def _run(
                 from pipeline.flow import voc_train
 
                 listening.set((terminal,))
-                outcome = voc_train(parameters, resume)
+                return voc_train(parameters, resume)
     finally:
         if terminal.run_id and parameters.machine == "linode":
             _show_receipt(store, terminal.run_id)
-    if json:
-        print(outcome.model_dump_json())
-        return
-    if isinstance(outcome, Unchanged):
-        print(outcome.said)
-        return
-    from pipeline.tables import print_outcome
-
-    print_outcome(outcome)
 
 
 def _show_receipt(store: Store, run_id: str) -> None:
@@ -316,7 +323,7 @@ def _show_receipt(store: Store, run_id: str) -> None:
 
 
 @contextmanager
-def _shown() -> Iterator["Terminal"]:
+def shown() -> Iterator["Terminal"]:
     """A terminal for a run."""
     from pipeline.console import Terminal
 

@@ -36,6 +36,8 @@ def job_for(
     wandb: str,
     deadline_seconds: float,
     weights_url: str | None = None,
+    threads: int | None = None,
+    keep_step: int | None = None,
 ) -> JobSpec:
     """The training of `recipe` on `dataset` as a job for an agent."""
     prefix = dataset_prefix(dataset.key)
@@ -64,6 +66,8 @@ def job_for(
             *("--device", device, "--wandb", wandb),
             *(() if workers is None else ("--workers", str(workers))),
             *(() if weights_url is None else ("--weights-url", weights_url)),
+            *(() if threads is None else ("--threads", str(threads))),
+            *(() if keep_step is None else ("--keep-step", str(keep_step))),
         ),
         inputs=(index, *shards),
         files={
