@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from model.dataset import Manifest
 
 
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
+    """Every setting, but what is only asked of the result."""
+    return recipe.model_dump(mode="json", exclude={"summary", *GATES})
+
+
 class Inputs(BaseModel):
     """All that decides what is learned, as it is known before anything is trained or rented."""
 
@@ -28,12 +33,11 @@ class Inputs(BaseModel):
         """Of a training of `recipe` on `dataset` by the code and the libraries that are here."""
         from model.provenance import code_version  # which imports torch, for seconds
 
-        settings = recipe.model_dump(mode="json", exclude={"summary", *GATES})
         pins = (pin.partition("==") for pin in requirements(TRAINER).split())
         return cls(
             archives=tuple(sorted(dataset.archives)),
             dataset=dataset.digest,
-            recipe=settings,
+            recipe=decisive_settings(recipe),
             code=code_version(),
             libraries={name: version for name, _, version in pins},
         )

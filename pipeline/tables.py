@@ -12,6 +12,7 @@ from rich.text import Text
 from model.recipe import Recipe, as_typed
 from pipeline.champion import History
 from pipeline.console import harmless
+from pipeline.proofs import Lineage
 from pipeline.provenance import Compared
 from pipeline.run import Outcome
 
@@ -124,6 +125,24 @@ def print_comparison(compared: Iterable[Compared]) -> None:
         line = Text(harmless(f"{mark}{one.what:<31} {one.made}"), "" if one.same else "bold")
         console.print(line if one.same else line.append(harmless(f"  here: {one.here}")))
     console.print("\n* another here than what made it", style="dim")
+
+
+_MARKS = {"verified": ("✓", "green"), "missing": ("–", "dim"), "damaged": ("✗", "bold red")}
+
+
+def print_lineage(lineage: Lineage) -> None:
+    """The chain, and under each link what was looked at: its hash, or what is wrong with it."""
+    console = Console(highlight=False, soft_wrap=True)
+    for link in lineage.links:
+        title = Text(harmless(f"{link.kind:<11}{link.name}"), "bold")
+        console.print(title.append(harmless(f"  {link.said}".rstrip()), "not bold"))
+        for proof in link.proofs:
+            mark, style = _MARKS[proof.state]
+            hashed = proof.hash and proof.state == "verified"
+            said = proof.hash if hashed else proof.said
+            if proof.state != "verified":
+                said = f"{proof.state}: {proof.hash or ''} {said}".replace(":  ", ": ")
+            console.print(Text(f"  {mark} ", style).append(harmless(f"{proof.what:<16} {said}")))
 
 
 def _share(value: float | None) -> str:

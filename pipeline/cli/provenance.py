@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic_core import to_json
 
+from infra.failure import Failure
 from infra.stores import Store
 from model.errors import InputError
 from pipeline.cli.groups import grouped
@@ -12,7 +13,7 @@ from pipeline.cli.learning import Checkpoint
 from pipeline.cli.options import Json, Photos, StoreUrl, given
 from pipeline.cli.runs import run_flow, shown
 from pipeline.parameters import default_store
-from pipeline.run import Outcome
+from pipeline.run import Outcome, staged
 
 if TYPE_CHECKING:
     from pipeline.reproduce import Reproduction
@@ -63,6 +64,36 @@ def reproduce(
         print(done.model_dump_json())
     else:
         print(f"\nThe same weights digest, {done.weights_digest}, at step {done.step}.")
+
+
+@app.command(name="lineage", short_help="Verify where a checkpoint comes from.")
+def lineage_of(checkpoint: Checkpoint, store: StoreUrl = "", json: Json = False) -> None:
+    """Show where a checkpoint comes from: archive, dataset, run, checkpoint, champion.
+
+    All that the store still has of them is verified: every byte is hashed, and every sample
+    decoded. What does not fit is named, and the exit code is 1; what is missing is said.
+    """
+    from pipeline.console import Terminal
+    from pipeline.lineage import lineage
+    from pipeline.tables import print_lineage
+
+    where = Store.open(store or default_store())
+    with Terminal() as terminal, staged("verify", [terminal]) as stage:
+        found = lineage(checkpoint, where, stage.report)
+        verified, missing = (len(found.found(state)) for state in ("verified", "missing"))
+        stage.summary = f"{verified} proofs, {missing} things missing"
+    if not json:
+        print_lineage(found)
+        found.must_hold()
+        return
+    cause, message = None, ""
+    try:
+        found.must_hold()
+    except Failure as failure:
+        cause, message = failure.cause, str(failure)
+    print(to_json({**dict(found), "cause": cause, "message": message}).decode())
+    if cause:
+        raise typer.Exit(1)
 
 
 def _typed(photos: Photos) -> dict[str, Any]:

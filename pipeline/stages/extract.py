@@ -27,6 +27,7 @@ from pipeline.download.url import ArchiveUrl
 from pipeline.parameters import Limits
 from pipeline.progress import Progress, silent
 
+_NOTES = "archives/urls"
 _ROOM, _RETRY = Room(Limits().archive_bytes), Retry()
 _GZIP = b"\x1f\x8b"
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
@@ -113,7 +114,7 @@ def _locked(spool: Path, source: ArchiveUrl) -> Iterator[None]:
 
 
 def _note_key(source: ArchiveUrl) -> str:
-    return f"archives/urls/{source.key}.json"
+    return f"{_NOTES}/{source.key}.json"
 
 
 def _recall(source: ArchiveUrl, store: Store) -> _Remembered | None:
@@ -123,6 +124,13 @@ def _recall(source: ArchiveUrl, store: Store) -> _Remembered | None:
         return None
     asked_for = source.sha256 in (None, remembered.archive.source_sha256)
     return remembered if asked_for and remembered.archive.is_whole(store) else None
+
+
+def extracted_archives(store: Store) -> Iterator[Archive]:
+    """All that a store remembers of its archives, by any URL; what is damaged is passed over."""
+    for note in store.list(_NOTES):
+        if remembered := store.read_whole(note.key, _Remembered):
+            yield remembered.archive
 
 
 def _check(source: ArchiveUrl, raw: Fetched, spool: Path, room: Room) -> _Tar:
