@@ -108,34 +108,33 @@ def _content(
     data = store.get(f"{prefix}/index.jsonl")
     if data is None:
         return [Proof.missing("index")]
-    proofs = [
-        Proof.of_hash(
-            "index", hashlib.sha256(data).hexdigest(), manifest.index_sha256, "the manifest"
-        )
-    ]
+    found = hashlib.sha256(data).hexdigest()
+    index = Proof.of_hash("index", found, manifest.index_sha256, "the manifest")
     samples: dict[int, list[Sample]] = defaultdict(list)
+    shards: list[Proof] = []
     content = hashlib.sha256()
     try:
-        for sample in read_index(data.decode().splitlines()):
-            samples[sample.shard].append(sample)
+        if index.state == "verified":
+            for sample in read_index(data.decode().splitlines()):
+                samples[sample.shard].append(sample)
         for number, shard in enumerate(manifest.shards):
             report(number, len(manifest.shards))
             key, here = f"{prefix}/shards/{shard.name}", scratch / "shard.tar"
             if store.size(key) is None:
-                proofs.append(Proof.missing(f"shard {shard.name}"))
+                shards.append(Proof.missing(f"shard {shard.name}"))
                 continue
             store.get_file(key, here, link=True)
             found = sha256_of(here)
-            proofs.append(Proof.of_hash(f"shard {shard.name}", found, shard.sha256, "the manifest"))
-            if proofs[-1].state == "verified":
+            shards.append(Proof.of_hash(f"shard {shard.name}", found, shard.sha256, "the manifest"))
+            if shards[-1].state == "verified":
                 _add(content, here, samples[number])
     except (InputError, ValidationError, UnicodeDecodeError) as error:
-        return [*proofs, Proof.damaged("content", error)]
-    if all(proof.state == "verified" for proof in proofs):
-        proofs.append(Proof.of_hash("content", content.hexdigest(), digest, "the checkpoint"))
+        return [index, *shards, Proof.damaged("content", error)]
+    if all(proof.state == "verified" for proof in (index, *shards)):
+        decoded = Proof.of_hash("content", content.hexdigest(), digest, "the checkpoint")
     else:
-        proofs.append(Proof.missing("content", "not recomputed, as the dataset is not whole"))
-    return proofs
+        decoded = Proof.missing("content", "not recomputed, as the dataset is not whole")
+    return [index, *shards, decoded]
 
 
 def _add(content: "hashlib._Hash", shard: Path, samples: Iterable[Sample]) -> None:

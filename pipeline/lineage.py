@@ -68,6 +68,7 @@ def _run_link(made: Description, store: Store) -> tuple[RunRecord | None, Link]:
             recipe=inputs is None or inputs.recipe.items() <= settings.items(),
         )
         said = f"{record.state}, begun {record.started:%Y-%m-%d %H:%M} UTC"
+        said += f", commit {record.commit}" if record.commit else ""
     except Failure as failure:
         if failure.cause not in (Cause.BAD_INPUT, Cause.CORRUPT):
             raise
@@ -148,9 +149,9 @@ def _champion_link(file: CheckpointFile, store: Store) -> Link:
         ]
     reigns = _reigns([(one, is_about_it(one)) for one in history.counting])
     if history.champion and is_about_it(history.champion):
-        name = "champion now"
+        name = "now"
     else:
-        name = "was champion" if reigns else "never was champion"
+        name = "formerly" if reigns else "never"
     said = [*reigns, *(f"refused {one.time:%Y-%m-%d}" for one in about if one.kind == "refused")]
     return Link(kind="champion", name=name, said=", ".join(said), proofs=tuple(proofs))
 

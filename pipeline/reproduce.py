@@ -47,6 +47,7 @@ class Reproduction:
     parameters: Parameters | None  # None where it cannot be done
     compared: tuple[Compared, ...]
     is_the_best: bool  # of its run, as the record has it
+    commit: str  # of the code that made it, where that is known
 
     def differences(self, *, hardware: bool) -> list[Compared]:
         """What is another here: of the hardware, or of all else."""
@@ -55,9 +56,10 @@ class Reproduction:
     def must_be_the_same(self, *, anyway: bool) -> Parameters:
         """What to run; InputError names what differs. `anyway` lets other hardware pass."""
         if different := self.differences(hardware=False):
+            commit = f" (commit {self.commit})" if self.commit else ""
             raise InputError(
                 f"This is not what made {self.file.path}: {_in_words(different)}. Bring back what "
-                "it was made with: that version of voc-train and of the libraries, and "
+                f"it was made with: that version of voc-train{commit} and of the libraries, and "
                 "--archive, --layout, --max-side as they were."
             )
         if not anyway and (different := self.differences(hardware=True)):
@@ -106,6 +108,7 @@ def plan(
         parameters=parameters,
         compared=tuple(compared),
         is_the_best=outcome is not None and outcome.weights_digest == file.weights_digest,
+        commit=record.commit if record else "",
     )
 
 

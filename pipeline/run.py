@@ -17,6 +17,7 @@ from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from infra.stores import Store
 from model.errors import InputError
+from pipeline.commit import commit
 from pipeline.inputs import Inputs
 from pipeline.parameters import Parameters, home
 from pipeline.progress import Listener
@@ -53,6 +54,7 @@ class RunRecord(BaseModel):
     dataset: str | None = None  # once it is in the store
     sources: dict[str, str] = {}  # of it, archives: sha256 to where they came from
     inputs: Inputs | None = None  # once the dataset is known
+    commit: str = ""  # of the code, "+" where it was changed; empty where nobody knows
     cause: Cause | None = None
     message: str = ""
     outcome: "Outcome | None" = None
@@ -169,6 +171,7 @@ class Run:
         self.sources = earlier.sources if earlier else {}
         self.inputs = earlier.inputs if earlier else None
         self._started = earlier.started if earlier else now()
+        self._commit = commit()
         self._hold: Hold | None = None
 
     @contextmanager
@@ -259,6 +262,7 @@ class Run:
             dataset=self._dataset,
             sources=self.sources,
             inputs=self.inputs,
+            commit=self._commit,
             cause=cause,
             message=message,
             outcome=self.outcome,

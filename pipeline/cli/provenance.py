@@ -116,6 +116,7 @@ def _end_check(planned: "Reproduction", *, anyway: bool, json: bool) -> None:
             "run_id": file.description.run_id,
             "step": file.description.step,
             "weights_digest": file.weights_digest,
+            "commit": planned.commit,
             "compared": planned.compared,
             "refused": str(refused) if refused else None,
         }
