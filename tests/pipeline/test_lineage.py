@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -15,79 +15,32 @@ from commands import VocTrain, in_this_process
 from infra.failure import Cause, Failure
 from infra.protocol import run_key
 from infra.stores import Store
-from model.checkpoint import CheckpointManifest
 from model.dataset import Manifest
 from model.errors import InputError
-from model.train import train
-from pipeline import preparation
 from pipeline.champion import History, decide, promote_by_hand, reference, roll_back
 from pipeline.dataset import dataset_prefix
 from pipeline.lineage import lineage
-from pipeline.parameters import Parameters
 from pipeline.proofs import Lineage
-from pipeline.run import Run, RunRecord
-from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from pipeline.run import RunRecord
+from pipeline.sample_archive import write_sample_archive
 from pipeline.stages.extract import extract
-from pipeline.stages.fetch_checkpoint import fetch_checkpoint
-from pipeline.stages.train import job_for
 from reworked import other_weights, reworked
-
-
-class Trained(NamedTuple):
-    store: Store
-    checkpoint: Path
-    manifest: CheckpointManifest
-    tar: Path  # what the archive unpacks to
-
-    @property
-    def archive(self) -> str:
-        return self.manifest.archives[0]
-
-    @property
-    def dataset(self) -> str:
-        return f"datasets/{self.manifest.dataset_key}"
+from trained import Trained, trained_on
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A run in this process, from an archive of which the store keeps the tar."""
-    folder = tmp_path_factory.mktemp("once")
-    tar, packed = folder / "shapes.tar", folder / "shapes.tar.gz"
-    write_sample_archive(tar, train=8, val=4, unlabelled=1)
+def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "shapes.tar"
+    write_sample_archive(path, train=8, val=4, unlabelled=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def once(tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run from an archive of which the store keeps the tar, as it came packed."""
+    packed = tar.with_name("shapes.tar.gz")
     packed.write_bytes(gzip.compress(tar.read_bytes()))
-    parameters = Parameters(
-        archives=(str(packed),),
-        recipe="tiny",
-        overrides={"epochs": 1, "width": 4},
-        classes=SAMPLE_CLASSES,
-        store=str(folder / "store"),
-    )
-    run = Run(parameters, [])
-    with run.recorded():
-        dataset, archives = preparation.prepare_dataset(
-            parameters, run.store, folder / "spool", [], needed=preparation.TO_TRAIN
-        )
-        run.prepared(dataset, {archive.sha256: archive.source for archive in archives})
-        job = job_for(
-            run.run_id, parameters.resolved_recipe(), dataset, run.store,
-            device="cpu", workers=0, wandb="disabled", deadline_seconds=300,
-        )  # fmt: skip
-        run.store.write(run_key(run.run_id, "spec.json"), job)
-        _train(folder / "job", run, dataset)
-        manifest = fetch_checkpoint(run.run_id, run.store, folder)
-    return Trained(run.store, folder / "checkpoint.pt", manifest, tar)
-
-
-def _train(job: Path, run: Run, dataset: Manifest) -> None:
-    """What an agent does."""
-    job.mkdir()
-    (job / "recipe.json").write_text(run.parameters.resolved_recipe().model_dump_json())
-    there = run.store.local_path(dataset_prefix(dataset.key))
-    assert there
-    (job / "dataset").symlink_to(there)
-    assert train(job, run_id=run.run_id, device="cpu")
-    for path in (job / "out" / "checkpoints").rglob("*.*"):
-        run.store.put_file(run_key(run.run_id, str(path.relative_to(job / "out"))), path)
+    return trained_on(packed, tmp_path_factory.mktemp("once"), epochs=1)
 
 
 @pytest.fixture
@@ -156,9 +109,7 @@ def test_the_whole_chain_is_verified_with_its_hashes(trained: Trained, voc_train
 def test_what_was_tampered_with_is_named(
     trained: Trained, voc_train: VocTrain, key: str, named: str
 ) -> None:
-    key = key.format(
-        archive=trained.archive, dataset=trained.dataset, run=run_key(trained.manifest.run_id)
-    )
+    key = in_store(trained, key)
     harm(trained.store, key)
     damaged = {what for what, state in states(lineage(*at(trained))).items() if state == "damaged"}
     assert damaged == {named}
@@ -170,6 +121,16 @@ def test_what_was_tampered_with_is_named(
     assert voc_train("lineage", *at(trained)[:1], "--store", trained.store.url).code == 1
 
 
+def in_store(trained: Trained, key: str) -> str:
+    """A key that names the run's own archive, dataset and run."""
+    made = trained.manifest
+    return key.format(
+        archive=made.archives[0],
+        dataset=dataset_prefix(made.dataset_key),
+        run=run_key(made.run_id),
+    )
+
+
 def at(trained: Trained) -> tuple[Path, Store]:
     return trained.checkpoint, trained.store
 
@@ -178,16 +139,17 @@ def test_samples_that_are_others_than_the_digest_says_are_found_though_every_has
     trained: Trained,
 ) -> None:
     """Whoever writes shard, index and manifest anew cannot write the checkpoint's digest anew."""
-    index = trained.store.get(f"{trained.dataset}/index.jsonl") or b""
+    dataset = dataset_prefix(trained.manifest.dataset_key)
+    index = trained.store.get(f"{dataset}/index.jsonl") or b""
     first, second, *others = index.splitlines(keepends=True)
     one, two = json.loads(first), json.loads(second)
     one["mask"], two["mask"] = two["mask"], one["mask"]
     swapped = b"".join(json.dumps(line).encode() + b"\n" for line in (one, two)) + b"".join(others)
-    trained.store.put(f"{trained.dataset}/index.jsonl", swapped)
-    manifest = trained.store.read(f"{trained.dataset}/manifest.json", Manifest)
+    trained.store.put(f"{dataset}/index.jsonl", swapped)
+    manifest = trained.store.read(f"{dataset}/manifest.json", Manifest)
     assert manifest
     fitting = manifest.model_copy(update={"index_sha256": hashlib.sha256(swapped).hexdigest()})
-    trained.store.write(f"{trained.dataset}/manifest.json", fitting)
+    trained.store.write(f"{dataset}/manifest.json", fitting)
     assert states(lineage(*at(trained))) == WHOLE | {"dataset content": "damaged"}
 
 
@@ -234,9 +196,7 @@ def test_a_record_of_another_training_is_none_of_this_checkpoint(trained: Traine
 def test_what_is_gone_is_said_and_not_called_verified(
     trained: Trained, voc_train: VocTrain, key: str, missing: set[str]
 ) -> None:
-    key = key.format(
-        archive=trained.archive, dataset=trained.dataset, run=run_key(trained.manifest.run_id)
-    )
+    key = in_store(trained, key)
     path = trained.store.local_path(key)
     assert path
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -254,11 +214,11 @@ def test_nothing_at_all_is_left(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_an_archive_of_the_users_own_is_verified_where_it_lies(
-    trained: Trained, tmp_path: Path
+    trained: Trained, tar: Path, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.tar"
-    own.write_bytes(trained.tar.read_bytes())
-    trained.store.delete(f"archives/{trained.archive}.tar")
+    own.write_bytes(tar.read_bytes())
+    trained.store.delete(in_store(trained, "archives/{archive}.tar"))
     extract(str(own), trained.store, tmp_path / "spool")
     assert states(lineage(*at(trained))) == WHOLE
     with own.open("r+b") as file:

@@ -2,10 +2,9 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -14,59 +13,33 @@ from infra.failure import Cause, Failure
 from infra.protocol import JobSpec, run_key
 from infra.stores import Store
 from model.checkpoint import BLOB, MANIFEST, CheckpointManifest, parse_manifest
-from pipeline.parameters import Parameters
 from pipeline.reproduce import must_have_come_out, plan
-from pipeline.run import Outcome, RunRecord
-from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from pipeline.run import RunRecord
+from pipeline.sample_archive import write_sample_archive
 from reworked import other_weights, reworked
+from trained import Trained, trained_on
 
 _STEP = 5  # in the middle of the second of two epochs
-_RUN = """
-import sys
-from pipeline.cli.runs import run_flow
-from pipeline.console import Terminal
-from pipeline.parameters import Parameters
-print(run_flow(Parameters.model_validate_json(sys.argv[1]), Terminal()).model_dump_json())
-"""
-
-
-class Made(NamedTuple):
-    store: Store
-    outcome: Outcome
-    archive: Path
-
-    def checkpoint(self, step: int | None = None) -> Path:
-        """That of a step, in the store; by default the best, as it was brought home."""
-        prefix = run_key(self.outcome.run_id, "checkpoints", f"{step:08d}" if step else "")
-        path = self.store.local_path(f"{prefix}/{BLOB}")
-        assert path
-        return path if step else Path(self.outcome.checkpoint)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A whole run that also kept a checkpoint from the middle of an epoch."""
-    folder = tmp_path_factory.mktemp("made")
-    archive = folder / "shapes.tar"
-    write_sample_archive(archive, train=24, val=4, unlabelled=1)
-    parameters = Parameters(
-        archives=(str(archive),),
-        recipe="tiny",
-        overrides={"epochs": 2, "width": 4, "lr": 1e-3, "min_miou": None},
-        classes=SAMPLE_CLASSES,
-        store=str(folder / "store"),
-        threads=1,
-        keep_step=_STEP,
-        wandb="disabled",
-        workers=0,
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN, parameters.model_dump_json()],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    outcome = Outcome.model_validate_json(done.stdout.splitlines()[-1])
-    return Made(Store.open(parameters.store), outcome, archive)
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "shapes.tar"
+    write_sample_archive(path, train=24, val=4, unlabelled=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained_on(archive, tmp_path_factory.mktemp("made"), epochs=2, lr=1e-3)
+
+
+def kept(made: Trained) -> Path:
+    """The checkpoint of `_STEP`, which is neither the best nor the last."""
+    key = run_key(made.outcome.run_id, "checkpoints", f"{_STEP:08d}", BLOB)
+    path = made.store.local_path(key)
+    assert path
+    return path
 
 
 @pytest.fixture
@@ -83,10 +56,9 @@ def manifest_of(store: Store, run_id: str, step: int) -> CheckpointManifest:
     return manifest
 
 
-def test_a_step_inside_an_epoch_comes_out_the_same(made: Made) -> None:
-    path = made.checkpoint(_STEP)
+def test_a_step_inside_an_epoch_comes_out_the_same(made: Trained, archive: Path) -> None:
     done = subprocess.run(
-        [COMMAND, "reproduce", path, "--store", made.store.url, "--json"],
+        [COMMAND, "reproduce", kept(made), "--store", made.store.url, "--json"],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -98,18 +70,18 @@ def test_a_step_inside_an_epoch_comes_out_the_same(made: Made) -> None:
     assert first.miou is None  # it was not scored: it is neither the best nor the last
     record = made.store.read(run_key(said["run_id"], "run.json"), RunRecord)
     assert record
-    assert record.parameters["archives"] == [
-        f"{made.archive}#sha256={archive}" for archive in first.archives
-    ]
+    job = made.store.read(run_key(said["run_id"], "spec.json"), JobSpec)
+    assert job
+    assert "--threads 1" in " ".join(job.argv)
+    assert record.parameters["archives"] == [f"{archive}#sha256={first.archives[0]}"]
 
 
-def test_a_check_says_all_that_made_it_and_trains_nothing(made: Made, voc_train: VocTrain) -> None:
+def test_a_check_says_what_made_it_and_trains_nothing(made: Trained, voc_train: VocTrain) -> None:
     runs = made.store.folders("runs")
-    said = voc_train("reproduce", made.checkpoint(), "--store", made.store.url, "--check")
+    said = voc_train("reproduce", made.checkpoint, "--store", made.store.url, "--check")
     assert said.code == 0, said.err
     assert "Nothing was trained." in said.out
-    best = parse_manifest(made.checkpoint().with_name(MANIFEST).read_bytes())
-    assert best
+    best = made.manifest
     provenance = best.provenance
     for word in (
         provenance.code, *provenance.libraries, *provenance.libraries.values(), provenance.python,
@@ -138,9 +110,9 @@ def test_a_check_says_all_that_made_it_and_trains_nothing(made: Made, voc_train:
     ],
 )
 def test_what_is_another_here_is_named_and_refused(
-    made: Made, voc_train: VocTrain, tmp_path: Path, said: dict[str, Any], named: str
+    made: Trained, voc_train: VocTrain, tmp_path: Path, said: dict[str, Any], named: str
 ) -> None:
-    path = reworked(made.checkpoint(), tmp_path / "other.pt", **said)
+    path = reworked(made.checkpoint, tmp_path / "other.pt", **said)
     runs = made.store.folders("runs")
     checked = voc_train("reproduce", path, "--store", made.store.url, "--check", "--json")
     assert checked.code == 2
@@ -152,20 +124,17 @@ def test_what_is_another_here_is_named_and_refused(
     assert made.store.folders("runs") == runs
 
 
-def test_training_gets_as_many_threads_as_it_had(made: Made, tmp_path: Path) -> None:
-    path = reworked(made.checkpoint(), tmp_path / "other.pt", provenance__threads=3)
+def test_training_gets_as_many_threads_as_it_had(made: Trained, tmp_path: Path) -> None:
+    path = reworked(made.checkpoint, tmp_path / "other.pt", provenance__threads=3)
     planned = plan(path, made.store, {}, [])
     assert planned.must_be_the_same(anyway=False).threads == 3
-    job = made.store.read(run_key(made.outcome.run_id, "spec.json"), JobSpec)
-    assert job
-    assert "--threads 1" in " ".join(job.argv)  # as that run was told
 
 
 @pytest.mark.parametrize("what", ["processor", "device", "precision"])
 def test_other_hardware_is_refused_unless_it_shall_be_tried_anyway(
-    made: Made, voc_train: VocTrain, tmp_path: Path, what: str
+    made: Trained, voc_train: VocTrain, tmp_path: Path, what: str
 ) -> None:
-    path = reworked(made.checkpoint(), tmp_path / "other.pt", **{f"provenance__{what}": "Another"})
+    path = reworked(made.checkpoint, tmp_path / "other.pt", **{f"provenance__{what}": "Another"})
     command = ("reproduce", path, "--store", made.store.url, "--check")
     refused = voc_train(*command)
     assert refused.code == 2
@@ -174,38 +143,33 @@ def test_other_hardware_is_refused_unless_it_shall_be_tried_anyway(
 
 
 def test_an_archive_that_has_changed_or_gone_is_named(
-    made: Made, voc_train: VocTrain, tmp_path: Path
+    made: Trained, voc_train: VocTrain, tmp_path: Path
 ) -> None:
     changed = tmp_path / "changed.tar"
     write_sample_archive(changed, train=24, val=4, unlabelled=2)
-    command = ("reproduce", made.checkpoint(), "--store", made.store.url, "--check", "--archive")
+    command = ("reproduce", made.checkpoint, "--store", made.store.url, "--check", "--archive")
     said = voc_train(*command, changed)
     assert said.code == 2
-    assert f"archive {manifest_archive(made)}, here –" in said.err
+    assert f"archive {made.manifest.archives[0]}, here –" in said.err
     gone = voc_train(*command, tmp_path / "gone.tar")
     assert gone.code == 2
     assert f"{tmp_path}/gone.tar does not exist" in gone.err
 
 
-def manifest_archive(made: Made) -> str:
-    (archive,) = manifest_of(made.store, made.outcome.run_id, _STEP).archives
-    return archive
-
-
 def test_without_the_record_of_its_run_the_archives_have_to_be_named(
-    made: Made, voc_train: VocTrain, tmp_path: Path
+    made: Trained, archive: Path, voc_train: VocTrain, tmp_path: Path
 ) -> None:
-    command = ("reproduce", made.checkpoint(), "--store", tmp_path / "store", "--check")
+    command = ("reproduce", made.checkpoint, "--store", tmp_path / "store", "--check")
     said = voc_train(*command)
     assert said.code == 2
     assert f"no record of run {made.outcome.run_id}" in said.err
     assert "--archive" in said.err
-    assert manifest_archive(made) in said.out  # what made it is said all the same
-    assert voc_train(*command, "--archive", made.archive).code == 0
+    assert made.manifest.archives[0] in said.out  # what made it is said all the same
+    assert voc_train(*command, "--archive", archive).code == 0
 
 
-def test_other_weights_end_with_both_digests(made: Made, tmp_path: Path) -> None:
-    best = made.checkpoint()
+def test_other_weights_end_with_both_digests(made: Trained, tmp_path: Path) -> None:
+    best = made.checkpoint
     same = plan(best, made.store, {}, [])
     assert must_have_come_out(same, made.outcome, made.store).weights_digest == (
         made.outcome.weights_digest
@@ -219,10 +183,10 @@ def test_other_weights_end_with_both_digests(made: Made, tmp_path: Path) -> None
     assert other.file.weights_digest in str(caught.value)
 
 
-def test_the_best_has_to_come_out_as_the_best(made: Made) -> None:
-    same = plan(made.checkpoint(), made.store, {}, [])
+def test_the_best_has_to_come_out_as_the_best(made: Trained) -> None:
+    same = plan(made.checkpoint, made.store, {}, [])
     another = made.outcome.model_copy(update={"weights_digest": "0" * 64})
     with pytest.raises(Failure, match="the best of the run are now others"):
         must_have_come_out(same, another, made.store)
-    unscored = plan(made.checkpoint(_STEP), made.store, {}, [])
+    unscored = plan(kept(made), made.store, {}, [])
     must_have_come_out(unscored, another, made.store)
