@@ -153,6 +153,17 @@ def test_samples_that_are_others_than_the_digest_says_are_found_though_every_has
     assert states(lineage(*at(trained))) == WHOLE | {"dataset content": "damaged"}
 
 
+@pytest.mark.parametrize("other", [{"digest": "0" * 64}, {"archives": ("0" * 64,)}], ids=str)
+def test_a_manifest_of_another_dataset_is_none_of_this_checkpoint(
+    trained: Trained, other: dict[str, Any]
+) -> None:
+    key = in_store(trained, "{dataset}/manifest.json")
+    manifest = trained.store.read(key, Manifest)
+    assert manifest
+    trained.store.write(key, manifest.model_copy(update=other))
+    assert states(lineage(*at(trained))) == WHOLE | {"dataset manifest": "damaged"}
+
+
 def test_other_weights_and_another_file_are_found(trained: Trained, tmp_path: Path) -> None:
     other = reworked(
         trained.checkpoint, tmp_path / "other.pt", net=other_weights(trained.checkpoint)
