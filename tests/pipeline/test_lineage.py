@@ -255,6 +255,10 @@ def test_what_became_of_it_as_champion(trained: Trained, tmp_path: Path) -> None
     assert reign() == "formerly"
     roll_back(trained.store)
     assert reign() == "now"
+    said = lineage(*at(trained)).links[-1].said
+    assert [word for word in said.split() if word in ("from", "to", "since", "refused")] == [
+        "from", "to", "since", "refused",
+    ]  # fmt: skip
     assert states(lineage(*at(trained))) == WHOLE | {
         "champion file": "verified",
         "champion weights": "verified",
