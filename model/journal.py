@@ -22,6 +22,28 @@ def write_atomically(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
+_ORDER = ("start", "step", "epoch", "samples", "finish")  # of what is said of one step
+
+
+def told_once(data: bytes) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, each step's once, in their order.
+
+    Where training went on from an earlier checkpoint, what it says then replaces what had been said
+    of those steps. Lines that are damaged or cut short are left out.
+    """
+    told: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    for line in data.splitlines():
+        try:
+            record = json.loads(line)
+            place = int(record["step"]), _ORDER.index(record["kind"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        while told and told[-1][0] >= place:
+            told.pop()
+        told.append((place, record))
+    return [record for _, record in told]
+
+
 class Journal:
     """Appends records to `out/metrics.jsonl`; a resumed run goes on where its checkpoint stood.
 

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import wandb
 from model import checkpoint
 from model.images import decode_mask, decode_photo
 
-PROJECT = "voc-train"
+PROJECT, ARTIFACT = "voc-train", "checkpoint"
 
 
 def records(path: Path, follow: bool) -> Iterator[dict[str, Any]]:
@@ -43,23 +43,35 @@ def records(path: Path, follow: bool) -> Iterator[dict[str, Any]]:
         last_look = bool(readable and not os.read(sys.stdin.fileno(), 1))
 
 
-def start_run(job: Path, start: dict[str, Any], mode: str, init_timeout: float = 15) -> "wandb.Run":
-    """Open the W&B run; without a key, or with a server that does not answer, offline."""
-    online = mode == "online" or (mode == "auto" and "WANDB_API_KEY" in os.environ)
-    options: dict[str, Any] = {
-        "project": os.environ.get("WANDB_PROJECT", PROJECT),
+def project() -> str:
+    """The W&B project that runs and checkpoints go to."""
+    return os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+def identity(job: Path, start: dict[str, Any]) -> dict[str, Any]:
+    """What `wandb.init` must know of a run, however it is filled; `start` opens its journal."""
+    return {
+        "project": project(),
         "id": start["wandb_id"],
         "group": start["run_id"],
         "name": f"{start['recipe']['name']} {start['run_id']}",
         "config": start["recipe"]
         | {key: start[key] for key in ("dataset_digest", "archives", "provenance")},
         "dir": str(job / "out"),
-        "resume": "allow",
-        "settings": wandb.Settings(
-            init_timeout=init_timeout, silent=True, console="off", disable_git=True,
-            x_disable_stats=True,
-        ),
-    }  # fmt: skip
+    }
+
+
+def start_run(job: Path, start: dict[str, Any], mode: str, init_timeout: float = 15) -> "wandb.Run":
+    """Open the W&B run; without a key, or with a server that does not answer, offline."""
+    online = mode == "online" or (mode == "auto" and "WANDB_API_KEY" in os.environ)
+    settings = wandb.Settings(
+        init_timeout=init_timeout,
+        silent=True,
+        console="off",
+        disable_git=True,
+        x_disable_stats=True,
+    )
+    options = identity(job, start) | {"resume": "allow", "settings": settings}
     try:
         return wandb.init(mode="online" if online else "offline", **options)
     except wandb.Error as error:
@@ -96,7 +108,7 @@ def feed(run: "wandb.Run", job: Path, classes: list[str], record: dict[str, Any]
             pictures = {f"samples/{n}": _picture(folder, n, step, classes) for n in record["names"]}
             run.log(pictures, step=step)
         case "finish":
-            _log_checkpoint(run, job)
+            log_checkpoint(run, job)
 
 
 def _picture(folder: Path, name: str, step: int, classes: list[str]) -> "wandb.Image":
@@ -112,20 +124,22 @@ def _picture(folder: Path, name: str, step: int, classes: list[str]) -> "wandb.I
     return wandb.Image(photo, masks=masks, caption=name)
 
 
-def _log_checkpoint(run: "wandb.Run", job: Path) -> None:
-    """The best checkpoint as an artifact, with where it comes from."""
+def log_checkpoint(run: "wandb.Run", job: Path, aliases: Sequence[str] = ()) -> None:
+    """The best checkpoint as an artifact, with where it comes from.
+
+    All runs' are versions of one artifact, in which an alias is borne by one version at a time: by
+    `run-ID` each is found, and whoever gets `champion` takes it from the one before.
+    """
     best = checkpoint.best(job / "out" / "checkpoints")
     if best is None:
         return
     manifest = checkpoint.verified(best)
     assert manifest
     artifact = wandb.Artifact(
-        f"checkpoint-{manifest.run_id}",
-        type="model",
-        metadata=manifest.model_dump(mode="json", exclude={"iou"}),
+        ARTIFACT, type="model", metadata=manifest.model_dump(mode="json", exclude={"iou"})
     )
-    artifact.add_file(str(best / checkpoint.BLOB))
-    run.log_artifact(artifact, aliases=["best"])
+    artifact.add_file(str(best / checkpoint.BLOB), policy="immutable")  # no copy of it is made
+    run.log_artifact(artifact, aliases=[f"run-{manifest.wandb_id}", *aliases])
 
 
 def main() -> int:
