@@ -85,7 +85,7 @@ def examine(
         "clock": lambda: _clock(clock, api_url, api_ca),
         "SSH": lambda: _ssh(here),
         "SSH from": lambda: _ssh_from(ssh_from, here),
-        "W&B": lambda: _wandb(ask_wandb),
+        "W&B": lambda: wandb_key(ask_wandb),
         "disk": lambda: _disk(home),
         "rehearsal": _rehearsal,
     }
@@ -232,7 +232,11 @@ def _ssh_from(networks: Sequence[str], here: bool) -> _Seen:
     return _Seen(None, f"{', '.join(networks)}: whether you come from there shows at the login.")
 
 
-def _wandb(ask: bool) -> _Seen:
+def wandb_key(ask: bool) -> _Seen:
+    """What is to say of the key for W&B; with `ask` also by W&B itself.
+
+    Raises Failure(PROVIDER) where that does not answer.
+    """
     key = os.environ.get("WANDB_API_KEY", "")
     if not key:
         return _Seen(None, "WANDB_API_KEY is not set: runs are recorded offline.")
@@ -244,7 +248,9 @@ def _wandb(ask: bool) -> _Seen:
     url = f"{os.environ.get('WANDB_BASE_URL') or _WANDB_URL}/graphql"
     query = {"query": "query { viewer { username } }"}
     answer = _ask("W&B", "POST", url, auth=("api", key), json=query)
-    if answer.status_code in (401, 403) or not answer.json()["data"]["viewer"]:
+    if answer.status_code not in (200, 401, 403):
+        raise Failure(Cause.PROVIDER, f"W&B answers with {answer.status_code}: try again later.")
+    if answer.status_code != 200 or not answer.json()["data"]["viewer"]:
         return _Seen(False, "W&B does not know the key in WANDB_API_KEY.", cure)
     return _Seen(True, "W&B knows the key in WANDB_API_KEY.")
 

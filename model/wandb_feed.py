@@ -105,8 +105,14 @@ def feed(run: "wandb.Run", job: Path, classes: list[str], record: dict[str, Any]
             folder = job / "out" / "samples"
             # A panel each, to see one photo's prediction grow over the epochs; W&B shows a list of
             # pictures of different size wrongly.
-            pictures = {f"samples/{n}": _picture(folder, n, step, classes) for n in record["names"]}
-            run.log(pictures, step=step)
+            run.log(
+                {
+                    f"samples/{name}": _picture(folder, name, step, classes)
+                    for name in record["names"]
+                    if (folder / f"{name}.{step:08d}.png").exists()  # else the store has lost it
+                },
+                step=step,
+            )
         case "finish":
             log_checkpoint(run, job)
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import wandb
@@ -31,23 +31,13 @@ from wandb.errors import AuthenticationError, UsageError
 from model.errors import InputError
 from model.journal import Journal, told_once
 from model.wandb_feed import feed, identity, log_checkpoint, project
+from model.wandb_process import WANDB_PATIENCE, Filled
 
 REPORT, CHAMPION = "report.html", "champion"
 _MARK = "filled"  # the summary's entry that says how far the run was filled
 _POLL = 0.5  # seconds
 
 Record = dict[str, Any]
-
-
-class Filled(BaseModel):
-    """What was done: `sent` records of the journal's `records`, to a run at `place`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    did: Literal["nothing", "added", "replaced"]
-    sent: int
-    records: int
-    place: str  # its URL, or the folder that `wandb sync` takes
 
 
 class _Mark(BaseModel):
@@ -174,7 +164,7 @@ def main() -> int:
     parser.add_argument("job", type=Path, help="a job's folder")
     parser.add_argument("--mode", required=True, choices=("online", "offline"))
     parser.add_argument("--champion", action="store_true", help="its checkpoint is the one in use")
-    parser.add_argument("--patience", type=float, default=60, metavar="SECONDS")
+    parser.add_argument("--patience", type=float, default=WANDB_PATIENCE, metavar="SECONDS")
     args = parser.parse_args()
     os.environ["WANDB_DIR"] = str(args.job)  # else the library leaves folders in the system's
     try:

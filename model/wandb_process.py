@@ -1,10 +1,19 @@
-"""The process that feeds Weights & Biases beside training, and that training never waits for."""
+"""The processes that hand things to Weights & Biases: what its server does ends nothing else.
 
+One feeds it beside training, which never waits for it; the other fills a run afterwards.
+"""
+
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from model.errors import InputError
 
 WANDB_PATIENCE = 60.0  # seconds that W&B has at the end to take what is left
 
@@ -36,3 +45,42 @@ def fed_to_wandb(job: Path, mode: str, patience: float) -> Iterator[None]:
             feed.kill()
             feed.wait()
             print("W&B did not answer in time; metrics.jsonl has everything", flush=True)
+
+
+class WandbError(RuntimeError):
+    """W&B did not take what it was to be given; it may do so later."""
+
+
+class Filled(BaseModel):
+    """What was done: `sent` of the journal's `records`, to a run at `place`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    did: Literal["nothing", "added", "replaced"]
+    sent: int
+    records: int
+    place: str  # its URL, or the folder that `wandb sync` takes
+
+
+def filled_at_wandb(
+    job: Path, *, online: bool, champion: bool, patience: float = WANDB_PATIENCE
+) -> Filled:
+    """Make a W&B run hold what the journal of `job` says; see `model/wandb_fill.py`.
+
+    It takes four times `patience`, in seconds, at the most. Raises InputError for what must be put
+    right first, WandbError for what may work later.
+    """
+    mode = "online" if online else "offline"
+    command = [sys.executable, "-m", "model.wandb_fill", str(job), "--mode", mode]
+    command += ["--patience", str(patience), *(["--champion"] if champion else [])]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=4 * patience)
+    except subprocess.TimeoutExpired:
+        raise WandbError("it did not answer in time") from None
+    last = [line for line in (ended.stdout or ended.stderr).splitlines() if line.strip()][-1:]
+    said = "".join(last).replace(os.environ.get("WANDB_API_KEY") or "\n", "…")
+    if ended.returncode == 2:
+        raise InputError(said)
+    if ended.returncode:
+        raise WandbError(said or f"exit code {ended.returncode}")
+    return Filled.model_validate_json(said)

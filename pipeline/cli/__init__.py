@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from infra.failure import Failure
 from model.errors import InputError
-from pipeline.cli import champions, learning, provenance, rental, runs, stored
+from pipeline.cli import champions, learning, provenance, rental, runs, stored, wandb_sync
 from pipeline.cli.options import this_run
 
 app = typer.Typer(
@@ -55,6 +55,7 @@ app.add_typer(champions.app)
 app.add_typer(learning.app)
 app.add_typer(provenance.app)
 app.add_typer(rental.app)
+app.add_typer(wandb_sync.app)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _SUCCESSION = 1.0  # seconds

@@ -3,9 +3,7 @@
 import json
 import os
 import socket
-import struct
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,50 +16,10 @@ from wandb.proto.wandb_internal_pb2 import Record
 from model import checkpoint
 from model.train import train
 from model.wandb_feed import feed, main, start_run
+from offline_wandb import history, offline_records, offline_runs
 from tiny import CLASSES, journal, start_trainer, write_job
 
 KEY = "0123456789" * 4  # of the form of a key, and nobody's
-
-
-def offline_records(file: Path) -> Iterator[Record]:
-    """An offline run's records: blocks of 32 KiB with chunks of (crc32, length, type), LevelDB's
-    log format behind a header of 7 bytes."""
-    data = file.read_bytes()
-    assert data[:4] == b":W&B"
-    position, record = 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        crc, length, kind = struct.unpack_from("<IHB", data, position)
-        chunk = data[position + 7 : position + 7 + length]
-        position += 7 + length
-        assert zlib.crc32(bytes([kind]) + chunk) == crc
-        record += chunk
-        if kind in (1, 4):  # whole, or the last of several
-            yield Record.FromString(record)
-            record = b""
-
-
-def offline_runs(job: Path) -> list[Path]:
-    return sorted((job / "out" / "wandb").glob("offline-run-*/*.wandb"))
-
-
-def history(records: list[Record]) -> dict[int, dict[str, Any]]:
-    """What was logged, by step."""
-    steps: dict[int, dict[str, Any]] = {}
-    for record in records:
-        if record.WhichOneof("record_type") == "history":
-            values: dict[str, Any] = {}
-            for item in record.history.item:
-                *outer, last = item.nested_key or [item.key]
-                inside = values
-                for key in outer:
-                    inside = inside.setdefault(key, {})
-                inside[last] = json.loads(item.value_json)
-            steps.setdefault(values["_step"], {}).update(values)
-    return steps
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +107,8 @@ def test_the_best_checkpoint_is_an_artifact_with_its_origin(
     assert best
     manifest = checkpoint.verified(best)
     assert manifest
-    assert (artifact.name, artifact.type) == ("checkpoint-run-7", "model")
+    assert (artifact.name, artifact.type) == ("checkpoint", "model")
+    assert set(artifact.aliases) == {"latest", "run-run-7"}
     metadata = json.loads(artifact.metadata)
     assert metadata["weights_digest"] == manifest.weights_digest
     assert metadata["dataset_digest"] == manifest.dataset_digest

@@ -66,16 +66,14 @@ class Version:
 
 
 class WandbServer:
-    """`refusals` are the statuses that the next requests are answered with, instead of done."""
+    """Answers, refuses and keeps; ask it what it has."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Bucket] = {}
         self.artifacts: dict[str, list[Version]] = {}
-        self.refusals: list[int] = []
-        self.deaf_to: re.Pattern[str] | None = None  # paths that are refused for ever
-        self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self.refused = 0
+        self._refusals: list[tuple[str, int, int]] = []
+        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -94,19 +92,23 @@ class WandbServer:
         self._thread.join()
         self._server.server_close()
 
+    def refuse(self, part: str, status: int, times: int) -> None:
+        """Answer the next requests for a path with that `part` with an error's status."""
+        self._refusals.append((part, status, times))
+
     def with_alias(self, alias: str) -> list[Version]:
         return [v for all_ in self.artifacts.values() for v in all_ if alias in v.aliases]
 
-    def answer(self, method: str, path: str, key: str, body: bytes) -> tuple[int, Any]:
+    def answer(self, path: str, key: str, body: bytes) -> tuple[int, Any]:
         """Status and answer of one request."""
         with self._lock:
-            self.requests.append(f"{method} {path}")
             if path.startswith("/sdk/"):
                 return 200, {}  # its telemetry
-            if self.refusals:
-                return self.refusals.pop(0), {"error": "not now"}
-            if self.deaf_to and self.deaf_to.search(path):
-                return 500, {"error": "never"}
+            for position, (part, status, times) in enumerate(self._refusals):
+                if part in path and times:
+                    self._refusals[position] = part, status, times - 1
+                    self.refused += 1
+                    return status, {"error": "not now"}
             if path.startswith("/storage/"):
                 return self._stored(path, body)
             if key != KEY:
@@ -250,7 +252,7 @@ class WandbServer:
         return {"commitArtifact": {"artifact": {"id": version.id, "digest": version.digest}}}
 
     def _viewer(self, _said: dict[str, Any]) -> Any:
-        teams = {"edges": []}
+        teams: dict[str, Any] = {"edges": []}
         viewer = {"id": "U", "entity": ENTITY, "username": ENTITY, "email": "", "admin": False}
         return {"viewer": viewer | {"flags": "{}", "teams": teams}}
 
@@ -297,6 +299,13 @@ def _bucket(run: Bucket) -> dict[str, Any]:
     }
 
 
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """The library leaves connections open until its process ends, and then breaks them."""
+
+
 def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -305,7 +314,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             scheme, _, secret = self.headers.get("Authorization", "").partition(" ")
             key = base64.b64decode(secret).decode().removeprefix("api:") if scheme else ""
-            status, answer = server.answer(self.command, urlsplit(self.path).path, key, body)
+            status, answer = server.answer(urlsplit(self.path).path, key, body)
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
