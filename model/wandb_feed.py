@@ -86,6 +86,8 @@ def feed(run: "wandb.Run", job: Path, classes: list[str], record: dict[str, Any]
     """Log one record of the journal."""
     step = record["step"]
     match record["kind"]:
+        case "start":
+            run.log({"epoch": 0}, step=step)  # to go back to: see `model/wandb_fill.py`
         case "step":
             run.log({"train/loss": record["loss"], "lr": record["lr"]}, step=step)
         case "epoch":
@@ -171,7 +173,7 @@ def main() -> int:
         if record["kind"] == "start":
             classes = record["classes"]
             run = start_run(args.job, record, args.mode, args.init_timeout)
-        elif run:
+        if run:
             feed(run, args.job, classes, record)
     if run:
         run.finish()

@@ -3,10 +3,11 @@
     python -m model.wandb_fill JOB --mode online [--champion]
 
 Reads what training left in `JOB/out`: `metrics.jsonl`, `samples/`, `checkpoints/`, and a report if
-there is one. W&B takes no step twice and none out of order, and a run that was fed live may lack
-some or hold those of an attempt that was given up. So a run that W&B has only a beginning of is
-gone on with, and any other is replaced: opened anew by its id, without resuming, W&B forgets what
-it held. What was delivered is noted in the run's own summary, and read back at the end.
+there is one. W&B only ever appends, whatever is there: sent again, every step would be there twice.
+And a run that was fed live may lack some, or hold those of an attempt that was given up. So a run
+that is known to hold a beginning of the journal gets the rest, and any other is first rewound to
+its step 0, after which W&B forgets what it held. How far it was filled is noted in its own summary,
+and read back at the end; for an offline folder it is noted beside that.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ import wandb
 from pydantic import BaseModel, ConfigDict, ValidationError
 from wandb.apis.public import Api
 from wandb.apis.public.runs import RunNotFoundError
-from wandb.errors import AuthenticationError, UsageError
+from wandb.errors import AuthenticationError, CommError, UsageError
 
 from model.errors import InputError
 from model.journal import Journal, told_once
@@ -35,6 +37,7 @@ from model.wandb_process import WANDB_PATIENCE, Filled
 
 REPORT, CHAMPION = "report.html", "champion"
 _MARK = "filled"  # the summary's entry that says how far the run was filled
+_NOTE = "filled.json"  # the same of what is written offline
 _POLL = 0.5  # seconds
 
 Record = dict[str, Any]
@@ -46,22 +49,28 @@ class _Mark(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     records: int
+    last: int  # step
     sha256: str
     report: str | None  # sha256 of the one that was delivered
 
     @classmethod
     def of(cls, records: Sequence[Record], report: str | None) -> "_Mark":
         digest = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
-        return cls(records=len(records), sha256=digest, report=report)
+        return cls(
+            records=len(records),
+            last=records[-1]["step"] if records else -1,
+            sha256=digest,
+            report=report,
+        )
 
 
 @dataclass(frozen=True)
 class _There:
-    """What W&B has of a run."""
+    """What W&B has of a run, or an offline folder has for it."""
 
     mark: _Mark | None
     last: int  # step of its history; -1: it has none
-    url: str
+    place: str
 
 
 def fill(job: Path, *, online: bool, champion: bool, patience: float) -> Filled:
@@ -77,33 +86,44 @@ def fill(job: Path, *, online: bool, champion: bool, patience: float) -> Filled:
     start, report = records[0], job / "out" / REPORT
     digest = hashlib.sha256(report.read_bytes()).hexdigest() if report.exists() else None
     mark = _Mark.of(records, digest)
-    there = _there(start["wandb_id"], patience) if online else None
+    there = _there(start["wandb_id"], patience) if online else _written(job)
     done = _delivered(records, there) if there else 0
     if there and there.mark == mark and done == len(records) and not champion:
-        return Filled(did="nothing", sent=0, records=done, place=there.url)
+        return Filled(did="nothing", sent=0, records=done, place=there.place)
 
+    anew = there is not None and there.last >= 0 and not done
+    if not online:
+        if anew:
+            _forget(job)
+        (job / _NOTE).unlink(missing_ok=True)  # nothing is known until it is all written
     settings = wandb.Settings(
         init_timeout=patience, finish_timeout=patience, finish_timeout_raises=True, silent=True,
         console="off", disable_git=True, disable_code=True, x_disable_meta=True,
         x_disable_stats=True,
     )  # fmt: skip
     options = identity(job, start) | {"settings": settings}
-    if done:
-        options["resume"] = "must"
+    if online and there:
+        back = {"resume_from": f"{start['wandb_id']}?_step=0"}
+        options |= back if anew else {"resume": "must"}
     run = wandb.init(mode="online" if online else "offline", **options)
+    if anew:
+        run.summary["best_miou"] = 0.0
     for record in records[done:]:
-        if record["kind"] != "finish":
-            feed(run, job, list(start["classes"]), record)
+        if record["kind"] == "finish" or (anew and online and record["kind"] == "start"):
+            continue  # the checkpoint follows in any case, and step 0 was left
+        feed(run, job, list(start["classes"]), record)
     log_checkpoint(run, job, [CHAMPION] if champion else [])
     if report.exists():
         run.save(str(report), base_path=str(report.parent), policy="now")
     run.summary[_MARK] = mark.model_dump()
-    place = run.url if online else Path(run.dir).parent
+    place = run.url if online else str(Path(run.dir).parent)
     run.finish()
     if online:
         _must_have_arrived(start["wandb_id"], mark, patience)
+    else:
+        (job / _NOTE).write_text(mark.model_dump_json())
     return Filled(
-        did="added" if done else "replaced",
+        did="replaced" if anew else "added",
         sent=len(records) - done,
         records=len(records),
         place=str(place),
@@ -114,7 +134,7 @@ def _there(wandb_id: str, patience: float) -> _There | None:
     """What W&B has of the run, or None where it knows of none."""
     try:
         run = Api(timeout=math.ceil(patience)).run(f"{project()}/{wandb_id}")
-    except wandb.CommError as error:
+    except CommError as error:
         if isinstance(error.exc, RunNotFoundError):
             return None
         raise
@@ -125,21 +145,45 @@ def _there(wandb_id: str, patience: float) -> _There | None:
     return _There(mark, run.lastHistoryStep, run.url)
 
 
+def _written(job: Path) -> _There | None:
+    """What was written offline of the run, in one folder or several."""
+    runs = _offline(job)
+    if not runs:
+        return None
+    try:
+        mark = _Mark.model_validate_json((job / _NOTE).read_bytes())
+        return _There(mark, mark.last, str(runs[-1]))
+    except (OSError, ValidationError):  # it was not written to the end
+        return _There(None, 0, str(runs[-1]))
+
+
+def _offline(job: Path) -> list[Path]:
+    """The offline folders of the job, in their order."""
+    return sorted((job / "out" / "wandb").glob("offline-run-*"))
+
+
+def _forget(job: Path) -> None:
+    """Delete what was written offline; InputError where W&B has it already."""
+    for folder in _offline(job):
+        if any(folder.glob("*.synced")):
+            raise InputError(
+                "W&B has another course of this run from an earlier folder, which only "
+                "`voc-train wandb-sync` without --offline can put right."
+            )
+    for folder in _offline(job):
+        shutil.rmtree(folder)
+
+
 def _delivered(records: Sequence[Record], there: _There) -> int:
     """How many of the first records W&B has, and nothing else; none where it has anything else."""
     if there.mark is None:
         return 0
     count = there.mark.records
-    before, after = _logged(records[:count]), _logged(records[count:])
     same = _Mark.of(records[:count], there.mark.report) == there.mark
-    last = before[-1] if before else -1
+    after = [record["step"] for record in records[count:] if record["kind"] != "finish"]
     # It takes no more of a step that it has something of.
-    return count if same and there.last == last and (not after or after[0] > last) else 0
-
-
-def _logged(records: Sequence[Record]) -> list[int]:
-    """The steps of the records that become W&B's history."""
-    return [record["step"] for record in records if record["kind"] not in ("start", "finish")]
+    whole = there.last == there.mark.last and (not after or after[0] > there.last)
+    return count if same and whole else 0
 
 
 def _must_have_arrived(wandb_id: str, mark: _Mark, patience: float) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from infra.failure import Cause, Failure
 from infra.protocol import run_key
@@ -19,15 +19,13 @@ from model.journal import Journal
 from model.wandb_process import WANDB_PATIENCE, Filled, WandbError, filled_at_wandb
 from pipeline.champion import History
 from pipeline.parameters import home
-from pipeline.run import explained
+from pipeline.run import explained, recorded_run
 from pipeline.stages.fetch_checkpoint import fetch_checkpoint
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
 
 _REPORT = "report.html"
-
-Mode = Literal["auto", "online", "offline", "disabled"]
 
 
 class Synced(Filled):
@@ -60,8 +58,7 @@ def sync_to_wandb(
         except WandbError as error:
             raise Failure(
                 Cause.PROVIDER,
-                f"W&B did not take run {run_id} ({str(error).rstrip('.')}); `voc-train wandb-sync "
-                f"{run_id}` tries again.",
+                f"W&B did not take run {run_id} ({str(error).rstrip('.')}); try again later.",
             ) from None
     return Synced(
         **filled.model_dump(),
@@ -69,26 +66,31 @@ def sync_to_wandb(
         online=online,
         checkpoint=manifest is not None,
         champion=crowned,
-        command=None if online else f"wandb sync {filled.place}",
+        command=None if online else f"wandb sync {Path(filled.place).parent}/offline-run-*",
     )
 
 
-def show_champion(store: Store, run_id: str, mode: Mode, say: Callable[[str], None]) -> None:
-    """After a promotion: have W&B know the champion, as far as it can be told; never raises.
+def show_champion(store: Store, say: Callable[[str], None]) -> None:
+    """Have W&B know who is champion now, after it has changed; says how that went, raises nothing.
 
-    `mode` is the run's own `wandb` parameter.
+    As the champion's own run had it: online, in an offline folder, or not at all.
     """
-    if mode == "disabled":
-        return
-    online = mode == "online" or (mode == "auto" and bool(os.environ.get("WANDB_API_KEY")))
+    run_id = ""
     try:
-        synced = sync_to_wandb(store, run_id, online=online)
+        if (champion := History.load(store).champion) is None:
+            return
+        run_id = champion.checkpoint.run_id
+        mode = recorded_run(store, run_id).parameters.get("wandb", "auto")
+        if mode == "disabled":
+            return
+        key = bool(os.environ.get("WANDB_API_KEY"))
+        synced = sync_to_wandb(store, run_id, online=mode == "online" or (mode == "auto" and key))
     except Exception as error:
         why = explained(error)[1]
-        say(f"W&B does not know the champion yet: {why} (`voc-train wandb-sync {run_id}`)")
+        say(f"W&B does not know of the new champion: {why} Later: `voc-train wandb-sync {run_id}`.")
         return
     if synced.command:
-        say(f"to have the champion at W&B: {synced.command}")
+        say(f"for W&B the champion waits in a folder; deliver it with: {synced.command}")
     else:
         say(f"W&B knows the champion: {synced.place}")
 
@@ -109,7 +111,7 @@ def _must_have_key() -> None:
 
 @contextmanager
 def _job(run_id: str, *, kept: bool) -> Iterator[Path]:
-    """An empty folder as training has one; what `wandb sync` is to take later is kept."""
+    """A folder as training has one; what `wandb sync` is to take later is kept, and added to."""
     folder = home() / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
     if not kept:
@@ -117,15 +119,14 @@ def _job(run_id: str, *, kept: bool) -> Iterator[Path]:
             yield Path(passing)
         return
     job = folder / run_id
-    shutil.rmtree(job, ignore_errors=True)  # one folder a run: it always holds all
-    job.mkdir()
+    job.mkdir(exist_ok=True)
     yield job
 
 
 def _gather(store: Store, run_id: str, job: Path) -> "CheckpointManifest | None":
     """What W&B is filled from, as training left it in `job/out`; the checkpoint's manifest."""
     out = job / "out"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     metrics = store.get(run_key(run_id, Journal.METRICS))
     if metrics is None:
         raise Failure(
@@ -144,6 +145,8 @@ def _gather(store: Store, run_id: str, job: Path) -> "CheckpointManifest | None"
         if failure.cause not in (Cause.BAD_INPUT, Cause.CORRUPT):
             raise
         return None  # before the first one, or after the last that was good: curves all the same
-    (out / "checkpoints").mkdir()
-    (job / "fetched").rename(out / "checkpoints" / f"{manifest.step:08d}")
+    kept = out / "checkpoints" / f"{manifest.step:08d}"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.parent.mkdir(exist_ok=True)
+    (job / "fetched").rename(kept)
     return manifest

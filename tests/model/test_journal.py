@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.images import decode_mask, decode_photo
-from model.journal import Journal, write_atomically
+from model.journal import Journal, told_once, write_atomically
 from tiny import labelled
 
 
@@ -128,3 +128,15 @@ def test_a_failed_write_leaves_the_old_file(
     with pytest.raises(OSError, match="space"):
         write_atomically(path, b"new and longer")
     assert path.read_bytes() == b"old"
+
+
+def test_of_what_is_said_twice_the_later_counts() -> None:
+    said = [
+        ("start", 0), ("step", 1), ("step", 2), ("epoch", 2), ("samples", 2), ("step", 3), ("step", 4),
+        ("epoch", 2), ("step", 3), ("finish", 3),
+    ]  # fmt: skip
+    lines = [{"kind": kind, "step": step, "n": n} for n, (kind, step) in enumerate(said)]
+    data = "\n".join(json.dumps(line) for line in lines).encode() + b'\n{"kind": "st'
+    assert [record["n"] for record in told_once(data)] == [0, 1, 2, 7, 8, 9]
+    again = b'\n{"kind": "start", "step": 0}\n[]\n{"kind": "else", "step": 1}\n'
+    assert told_once(data + again) == [{"kind": "start", "step": 0}]

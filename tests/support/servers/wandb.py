@@ -1,8 +1,8 @@
 """As much of Weights & Biases' server as its library needs to fill a run, on loopback.
 
-It keeps the rules that are hard to live with: a run that is opened without being resumed loses what
-it held, an alias is borne by one version of an artifact at a time, the same files make no second
-version, and a key that is not known is refused with 401.
+It keeps the rules that are hard to live with: what is sent of a run comes after what is there, also
+where it was opened without being resumed; an alias is borne by one version of an artifact at a
+time; the same files make no second version; and a key that is not known is refused with 401.
 """
 
 import base64
@@ -38,7 +38,8 @@ class Bucket:
     def rows(self) -> dict[int, dict[str, Any]]:
         """What was logged, by step."""
         rows = [json.loads(line) for line in self.lines.get("wandb-history.jsonl", [])]
-        assert len({row["_step"] for row in rows}) == len(rows), "a step is there twice"
+        steps = [row["_step"] for row in rows]
+        assert steps == sorted(set(steps)), f"steps out of order, or twice: {steps}"
         return {row["_step"]: row for row in rows}
 
     @property
@@ -72,6 +73,7 @@ class WandbServer:
         self.runs: dict[str, Bucket] = {}
         self.artifacts: dict[str, list[Version]] = {}
         self.refused = 0
+        self.faults: list[str] = []  # what this server could not do, or must not be asked
         self._refusals: list[tuple[str, int, int]] = []
         self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -91,6 +93,7 @@ class WandbServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        assert not self.faults, self.faults
 
     def refuse(self, part: str, status: int, times: int) -> None:
         """Answer the next requests for a path with that `part` with an error's status."""
@@ -157,6 +160,18 @@ class WandbServer:
         run.display = said["displayName"] or run.display
         run.group = said["groupName"] or run.group
         return {"upsertBucket": {"bucket": _bucket(run), "inserted": inserted}}
+
+    def _rewind(self, said: dict[str, Any]) -> Any:
+        """Rows after a step are forgotten; it must be one that there is."""
+        run = self.runs[said["runName"]]
+        step = int(said["metricValue"])
+        assert step in run.rows(), f"there is no step {step} to go back to"
+        lines = run.lines["wandb-history.jsonl"]
+        run.lines["wandb-history.jsonl"] = [
+            one for one in lines if json.loads(one)["_step"] <= step
+        ]
+        rewound = _bucket(run) | {"config": json.dumps(run.config)}
+        return {"rewindRun": {"rewoundRun": rewound}}
 
     def _resume(self, said: dict[str, Any]) -> Any:
         run = self.runs.get(said["name"])
@@ -262,6 +277,7 @@ class WandbServer:
 
 _OPERATIONS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
     "UpsertBucket": WandbServer._upsert,
+    "RewindRun": WandbServer._rewind,
     "RunResumeStatus": WandbServer._resume,
     "query Run": WandbServer._run,
     "RunHistoryKeys": WandbServer._run,
@@ -314,7 +330,11 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             scheme, _, secret = self.headers.get("Authorization", "").partition(" ")
             key = base64.b64decode(secret).decode().removeprefix("api:") if scheme else ""
-            status, answer = server.answer(urlsplit(self.path).path, key, body)
+            try:
+                status, answer = server.answer(urlsplit(self.path).path, key, body)
+            except Exception as error:
+                server.faults.append(repr(error))
+                status, answer = 400, {"error": repr(error)}
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
