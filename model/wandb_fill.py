@@ -96,12 +96,7 @@ def fill(job: Path, *, online: bool, champion: bool, patience: float) -> Filled:
         if anew:
             _forget(job)
         (job / _NOTE).unlink(missing_ok=True)  # nothing is known until it is all written
-    settings = wandb.Settings(
-        init_timeout=patience, finish_timeout=patience, finish_timeout_raises=True, silent=True,
-        console="off", disable_git=True, disable_code=True, x_disable_meta=True,
-        x_disable_stats=True,
-    )  # fmt: skip
-    options = identity(job, start) | {"settings": settings}
+    options = identity(job, start) | {"settings": _settings(patience)}
     if online and there:
         back = {"resume_from": f"{start['wandb_id']}?_step=0"}
         options |= back if anew else {"resume": "must"}
@@ -128,6 +123,28 @@ def fill(job: Path, *, online: bool, champion: bool, patience: float) -> Filled:
         records=len(records),
         place=str(place),
     )
+
+
+def write_alias(job: Path) -> Filled:
+    """Write offline, in a run of its own, that the checkpoint in `job` is the champion.
+
+    The run that trained it may be at W&B already, where nothing is to be added to it.
+    """
+    start = told_once((job / "out" / Journal.METRICS).read_bytes())[0]
+    of_its_own = {"id": f"{start['wandb_id']}-champion", "job_type": CHAMPION}
+    named = identity(job, start) | of_its_own | {"settings": _settings()}
+    run = wandb.init(mode="offline", **named)
+    log_checkpoint(run, job, [CHAMPION])
+    run.finish()
+    return Filled(did="added", sent=0, records=0, place=str(Path(run.dir).parent))
+
+
+def _settings(patience: float = WANDB_PATIENCE) -> "wandb.Settings":
+    return wandb.Settings(
+        init_timeout=patience, finish_timeout=patience, finish_timeout_raises=True, silent=True,
+        console="off", disable_git=True, disable_code=True, x_disable_meta=True,
+        x_disable_stats=True,
+    )  # fmt: skip
 
 
 def _there(wandb_id: str, patience: float) -> _There | None:
@@ -206,18 +223,17 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("job", type=Path, help="a job's folder")
-    parser.add_argument("--mode", required=True, choices=("online", "offline"))
+    parser.add_argument("--mode", required=True, choices=("online", "offline", "alias"))
     parser.add_argument("--champion", action="store_true", help="its checkpoint is the one in use")
     parser.add_argument("--patience", type=float, default=WANDB_PATIENCE, metavar="SECONDS")
     args = parser.parse_args()
     os.environ["WANDB_DIR"] = str(args.job)  # else the library leaves folders in the system's
     try:
-        filled = fill(
-            args.job,
-            online=args.mode == "online",
-            champion=args.champion,
-            patience=args.patience,
-        )
+        if args.mode == "alias":
+            filled = write_alias(args.job)
+        else:
+            online = args.mode == "online"
+            filled = fill(args.job, online=online, champion=args.champion, patience=args.patience)
     except (InputError, AuthenticationError, UsageError) as error:
         print(_sentence(error))
         return 2

@@ -62,15 +62,19 @@ class Filled(BaseModel):
     place: str  # its URL, or the folder that `wandb sync` takes
 
 
+Mode = Literal["online", "offline", "alias"]
+
+
 def filled_at_wandb(
-    job: Path, *, online: bool, champion: bool, patience: float = WANDB_PATIENCE
+    job: Path, *, mode: Mode, champion: bool, patience: float = WANDB_PATIENCE
 ) -> Filled:
     """Make a W&B run hold what the journal of `job` says; see `model/wandb_fill.py`.
+
+    The mode "alias" is offline, too, and writes nothing but that the checkpoint is the champion.
 
     It takes four times `patience`, in seconds, at the most. Raises InputError for what must be put
     right first, WandbError for what may work later.
     """
-    mode = "online" if online else "offline"
     command = [sys.executable, "-m", "model.wandb_fill", str(job), "--mode", mode]
     command += ["--patience", str(patience), *(["--champion"] if champion else [])]
     try:

@@ -36,6 +36,7 @@ from pipeline.stages.separate import Separation
 from pipeline.stages.train import job_for, train
 from pipeline.tenancy import MACHINES, Workplace
 from pipeline.volume_route import VolumeRoute, volume_route
+from pipeline.wandb_sync import show_champion
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
@@ -95,6 +96,8 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome | Un
             decision_said=settled.decision.said if settled else "",
         )
         artifacts.summarise(run.outcome, run.stages, evaluation.score)
+        if settled and settled.decision.kind == "promoted":
+            show_champion(run.store, run.say)
         must_pass_gate(checkpoint.recipe, evaluation.score.miou, report)
     return run.outcome
 

@@ -16,7 +16,7 @@ from infra.failure import Cause, Failure
 from infra.protocol import run_key
 from infra.stores import Store
 from model.journal import Journal
-from model.wandb_process import WANDB_PATIENCE, Filled, WandbError, filled_at_wandb
+from model.wandb_process import WANDB_PATIENCE, Filled, Mode, WandbError, filled_at_wandb
 from pipeline.champion import History
 from pipeline.parameters import home
 from pipeline.run import explained, recorded_run
@@ -47,33 +47,39 @@ def sync_to_wandb(
     Failure(BAD_INPUT) where there is no key, or a wrong one, or nothing to tell of, and
     Failure(PROVIDER) where W&B does not take it.
     """
-    if online:
+    return _synced(store, run_id, "online" if online else "offline", patience)
+
+
+def _synced(store: Store, run_id: str, mode: Mode, patience: float = WANDB_PATIENCE) -> Synced:
+    if mode == "online":
         _must_have_key()
-    with _job(run_id, kept=not online) as job:
+    with _job(run_id, mode) as job:
         manifest = _gather(store, run_id, job)
         champion = History.load(store).champion
         crowned = bool(manifest and champion and champion.checkpoint.sha256 == manifest.sha256)
         try:
-            filled = filled_at_wandb(job, online=online, champion=crowned, patience=patience)
+            filled = filled_at_wandb(job, mode=mode, champion=crowned, patience=patience)
         except WandbError as error:
             raise Failure(
                 Cause.PROVIDER,
                 f"W&B did not take run {run_id} ({str(error).rstrip('.')}); try again later.",
             ) from None
+    folders = Path(filled.place).parent / "offline-run-*"  # those delivered already are left out
     return Synced(
         **filled.model_dump(),
         run_id=run_id,
-        online=online,
+        online=mode == "online",
         checkpoint=manifest is not None,
         champion=crowned,
-        command=None if online else f"wandb sync {Path(filled.place).parent}/offline-run-*",
+        command=None if mode == "online" else f"wandb sync {folders}",
     )
 
 
 def show_champion(store: Store, say: Callable[[str], None]) -> None:
     """Have W&B know who is champion now, after it has changed; says how that went, raises nothing.
 
-    As the champion's own run had it: online, in an offline folder, or not at all.
+    As the champion's own run had it: online, in an offline folder that says only this, or not at
+    all.
     """
     run_id = ""
     try:
@@ -84,7 +90,8 @@ def show_champion(store: Store, say: Callable[[str], None]) -> None:
         if mode == "disabled":
             return
         key = bool(os.environ.get("WANDB_API_KEY"))
-        synced = sync_to_wandb(store, run_id, online=mode == "online" or (mode == "auto" and key))
+        online = mode == "online" or (mode == "auto" and key)
+        synced = _synced(store, run_id, "online" if online else "alias")
     except Exception as error:
         why = explained(error)[1]
         say(f"W&B does not know of the new champion: {why} Later: `voc-train wandb-sync {run_id}`.")
@@ -110,15 +117,15 @@ def _must_have_key() -> None:
 
 
 @contextmanager
-def _job(run_id: str, *, kept: bool) -> Iterator[Path]:
+def _job(run_id: str, mode: Mode) -> Iterator[Path]:
     """A folder as training has one; what `wandb sync` is to take later is kept, and added to."""
     folder = home() / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
-    if not kept:
+    if mode == "online":
         with tempfile.TemporaryDirectory(dir=folder, prefix=".sync-") as passing:
             yield Path(passing)
         return
-    job = folder / run_id
+    job = folder / (run_id if mode == "offline" else f"{run_id}-champion")
     job.mkdir(exist_ok=True)
     yield job
 

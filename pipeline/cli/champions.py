@@ -1,5 +1,6 @@
 """Commands about the champion: who it is, and how a person changes that."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,7 +51,8 @@ def promote(
     from pipeline.champion import promote_by_hand
 
     where = Store.open(store or default_store())
-    _show(promote_by_hand(where, run_id(run), home() / "checkpoints" / run_id(run)), json=json)
+    history = promote_by_hand(where, run_id(run), home() / "checkpoints" / run_id(run))
+    _show(where, history, json=json)
 
 
 @app.command()
@@ -62,12 +64,16 @@ def rollback(store: StoreUrl = "", json: Json = False) -> None:
     """
     from pipeline.champion import roll_back
 
-    _show(roll_back(Store.open(store or default_store())), json=json)
+    where = Store.open(store or default_store())
+    _show(where, roll_back(where), json=json)
 
 
-def _show(history: "History", *, json: bool) -> None:
+def _show(where: Store, history: "History", *, json: bool) -> None:
+    from pipeline.wandb_sync import show_champion
+
     made = history.champion
     assert made
+    show_champion(where, lambda line: print(line, file=sys.stderr))
     if json:
         print(made.model_dump_json())
         return

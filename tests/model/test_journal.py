@@ -131,10 +131,8 @@ def test_a_failed_write_leaves_the_old_file(
 
 
 def test_of_what_is_said_twice_the_later_counts() -> None:
-    said = [
-        ("start", 0), ("step", 1), ("step", 2), ("epoch", 2), ("samples", 2), ("step", 3), ("step", 4),
-        ("epoch", 2), ("step", 3), ("finish", 3),
-    ]  # fmt: skip
+    said = [("start", 0), ("step", 1), ("step", 2), ("epoch", 2), ("samples", 2), ("step", 3)]
+    said += [("step", 4), ("epoch", 2), ("step", 3), ("finish", 3)]  # from an earlier checkpoint
     lines = [{"kind": kind, "step": step, "n": n} for n, (kind, step) in enumerate(said)]
     data = "\n".join(json.dumps(line) for line in lines).encode() + b'\n{"kind": "st'
     assert [record["n"] for record in told_once(data)] == [0, 1, 2, 7, 8, 9]

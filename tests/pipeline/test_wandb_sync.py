@@ -166,42 +166,50 @@ def test_the_alias_goes_from_champion_to_champion(
         assert f"run-{run_id}" in version.aliases
         assert version.metadata["run_id"] == run_id
     assert len(server.artifacts["checkpoint"]) == 2
-    assert [f"runs/{run_id}" in line for run_id, line in zip(("first", "second"), said)] == [
-        True
-    ] * 2
+    assert [line.rsplit("/")[-1] for line in said] == ["first", "second"]
 
 
-def test_an_offline_folder_is_delivered_once_by_wandb_sync(
+def deliver(command: str) -> None:
+    """As a person who types it."""
+    typed = command.replace("wandb", str(COMMAND.with_name("wandb")), 1)
+    subprocess.run(typed, shell=True, check=True, capture_output=True, timeout=120)
+
+
+def test_offline_folders_are_delivered_once_by_wandb_sync(
     server: WandbServer, store: Store, tmp_path: Path
 ) -> None:
-    losses = write_run(store, tmp_path / "out", 4)
-    crown(store, RUN)
-    written = sync_to_wandb(store, RUN, online=False)
-    assert server.runs == {}
-    assert written.champion
-    records = list(offline_records(next(Path(written.place).glob("*.wandb"))))
-    logged = history(records)
-    assert {step: row["train/loss"] for step, row in logged.items() if step} == losses
-    assert written.command
-    deliver = written.command.replace("wandb", str(COMMAND.with_name("wandb")), 1)
-    subprocess.run(deliver, shell=True, check=True, capture_output=True, timeout=120)
-    assert losses_at(server) == losses
-    (version,) = server.with_alias("champion")
-    assert (version.committed, version.files.keys()) == (True, {"checkpoint.pt"})
-
-
-def test_offline_only_what_is_new_is_added(store: Store, tmp_path: Path) -> None:
     write_run(store, tmp_path / "out", 2)
     first = sync_to_wandb(store, RUN, online=False)
-    assert sync_to_wandb(store, RUN, online=False).did == "nothing"
-    write_run(store, tmp_path / "out", 4, begun=2)
+    assert first.command
+    deliver(first.command)
+    losses = write_run(store, tmp_path / "out", 4, begun=2)
     second = sync_to_wandb(store, RUN, online=False)
     assert second.did == "added"
-    steps = [
-        set(history(offline_records(next(Path(one.place).glob("*.wandb")))))
-        for one in (first, second)
-    ]
-    assert steps == [{0, 1, 2}, {3, 4}]
+    assert sync_to_wandb(store, RUN, online=False).did == "nothing"
+    files = [next(Path(one.place).glob("*.wandb")) for one in (first, second)]
+    assert [set(history(offline_records(file))) for file in files] == [{0, 1, 2}, {3, 4}]
+    assert second.command
+    deliver(second.command)
+    assert losses_at(server) == losses
+    versions = server.artifacts["checkpoint"]
+    assert [(version.committed, len(version.files)) for version in versions] == [(True, 1)] * 2
+
+
+def test_without_a_key_the_alias_is_written_offline_and_nothing_else(
+    store: Store, tmp_path: Path, isolated_home: Path
+) -> None:
+    write_run(store, tmp_path / "out", 2)
+    crown(store, RUN)
+    said: list[str] = []
+    show_champion(store, said.append)
+    (file,) = isolated_home.rglob("offline-run-*/*.wandb")
+    assert f"wandb sync {file.parent.parent}" in said[0]
+    records = list(offline_records(file))
+    assert history(records) == {}
+    (artifact,) = (record.artifact for record in records if record.HasField("artifact"))
+    assert {"champion", "run-run"} <= set(artifact.aliases)
+    (run,) = (record.run for record in records if record.HasField("run"))
+    assert (run.run_id, run.run_group) == ("run-champion", RUN)
 
 
 def test_a_server_that_takes_nothing_is_no_success_and_undoes_no_promotion(
