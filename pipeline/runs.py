@@ -121,13 +121,19 @@ def _print_table(runs: Sequence[Listed], time: datetime) -> None:
             Text(harmless(run.recipe)),
             f"{run.record.outcome.miou:.4f}" if run.record.outcome else "",
             _dollars(run.costs, time),
-            run.state,
+            _state(run),
             run.record.cause or "",
         )
     console = Console(highlight=False)
     console.print(table)
     if any(run.costs and run.costs.there for run in runs):
         console.print("* costs still: `voc-train status RUN` shows what, and how to end it")
+
+
+def _state(run: Listed) -> str:
+    """How it stands, and what was decided about its checkpoint."""
+    decision = run.record.outcome.decision if run.record.outcome else None
+    return f"{run.state}, {decision}" if decision else run.state
 
 
 def _dollars(costs: Costs | None, time: datetime) -> Text:

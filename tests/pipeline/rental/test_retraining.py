@@ -75,6 +75,11 @@ def test_it_retrains_itself_and_promotes_only_what_is_better(
 
     assert story.command("rollback", "--json")["checkpoint"]["run_id"] == first["run_id"]
     assert story.champion == first["run_id"]
+
+    links = story.command("lineage", better["checkpoint"], "--json")["links"]
+    assert [one["kind"] for one in links] == ["archive", "dataset", "run", "checkpoint", "champion"]
+    assert {proof["state"] for one in links for proof in one["proofs"]} == {"verified"}
+
     again = story.run("linode", *RENTED, epochs=16)
     assert (again["trained_by"], again["decision"]) == (better["run_id"], "rolled-back")
     assert rented() == 1
