@@ -27,6 +27,7 @@ from pipeline.machines import first_that_lasts, must_be_available, preparing_pla
 from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
+from pipeline.rental_queue import place_to_rent
 from pipeline.report import render_report
 from pipeline.run import Outcome, Run, Unchanged, recorded_run
 from pipeline.stages.decide import Settled, decided_earlier, must_be_comparable, rival, settle
@@ -159,7 +160,8 @@ def worth_training(run: Run, dataset: Manifest) -> bool:
 
 def made_by_store(run: Run, dataset: Manifest) -> Made:
     """By way of the store, which the machine that trains sees, too."""
-    with workplaces(run, dataset) as places:  # what is rented is gone after this block
+    # What is rented is gone after this block.
+    with place_to_rent(run), workplaces(run, dataset) as places:
         late = train_in_time(run, dataset, places)
         with explained_by(late):
             checkpoint = fetch_best(run, run.store)  # verified before anything is deleted
@@ -170,7 +172,7 @@ def made_by_store(run: Run, dataset: Manifest) -> Made:
 
 def made_by_volume(run: Run) -> Made:
     """By way of a disk that moves from the machine that prepares to the one that trains."""
-    with volume_route(run) as route:  # both machines are gone after this block
+    with place_to_rent(run), volume_route(run) as route:  # both machines are gone after this block
         dataset, sources = preparation.prepared_earlier(
             run, route.preparer().store
         ) or prepare_on_volume(run, route)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +30,13 @@ _PATIENCE = 180.0  # seconds; the first start makes a database
 _PATIENCE_WITH_OTHERS = 600.0  # seconds, while other runs start theirs
 # The line in which a traceback, or a port that is taken, says what was wrong.
 _REASON = re.compile(r"^[\w.]*(?:Error|Exception): .+|\[Errno .+", re.MULTILINE)
+
+_temporary = ContextVar("temporary", default=False)
+
+
+def is_temporary() -> bool:
+    """Whether the server of this run is one of our own, which nobody else's runs wait at."""
+    return _temporary.get()
 
 
 @contextlib.contextmanager
@@ -56,6 +64,8 @@ def prefect_server() -> Iterator[None]:
         url = f"http://127.0.0.1:{port}/api"
         _await(server, f"{url}/health", said)
         turn.release()
+        token = _temporary.set(True)
+        ending.callback(_temporary.reset, token)
         with temporary_settings({PREFECT_API_URL: url}):
             yield
 

@@ -117,7 +117,7 @@ class Photos:
         # A word alone is the layout's kind.
         layout = [text if "=" in text else f"kind={text}" for text in self.layout]
         return {
-            "archives": [_absolute(url) for url in self.archives],
+            "archives": [absolute(url) for url in self.archives],
             "layout": pairs(layout, "--layout", Layout.model_fields),
             "max_side": self.max_side,
             "skip_missing": self.skip_missing,
@@ -210,7 +210,7 @@ def must_agree(
         raise typer.Exit(1)
 
 
-def _absolute(url: str) -> str:
+def absolute(url: str) -> str:
     """A path as the worker must see it, wherever it runs; URLs stay as they are."""
     if "://" in url:
         return url

@@ -294,7 +294,7 @@ def run_flow(
     store = Store.open(parameters.store)  # refused now rather than after Prefect's start
     if store.url != Store.open(default_store()).url:
         terminal.options = ("--store", shlex.quote(store.url))
-    _prepare_prefect()
+    prepare_prefect()
     from pipeline.progress import listening
 
     try:
@@ -334,7 +334,7 @@ def shown() -> Iterator["Terminal"]:
         this_run.set(terminal.run_id)
 
 
-def _prepare_prefect() -> None:
+def prepare_prefect() -> None:
     """Prefect talks to a log by default; here the terminal shows the run itself."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

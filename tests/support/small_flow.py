@@ -20,7 +20,7 @@ def _made_by_store(run: Run) -> flow.Made:
         key=Path(run.parameters.archives[0]).read_text(), digest="", classes=(), counts={},
         pixels={}, archives=(), max_side=None, shards=(), index_sha256="", left_out={},
     )  # fmt: skip
-    with flow.workplaces(run, dataset) as places:
+    with flow.place_to_rent(run), flow.workplaces(run, dataset) as places:
         flow.train_in_time(run, dataset, places)
     raise AssertionError("the program ended well")
 

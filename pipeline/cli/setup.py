@@ -1,0 +1,108 @@
+"""The command that prepares a Prefect server for the deployments."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic_core import to_json
+
+from pipeline.cli.groups import grouped
+from pipeline.cli.options import Json, Learning, absolute, given
+
+if TYPE_CHECKING:
+    from pipeline.deployments import Deployment
+    from pipeline.server_setup import Part
+
+_SCHEDULED = "nightly"  # whose time the options say
+_REHEARSAL = "rehearsal"  # which has an archive and a recipe of its own
+
+
+@grouped
+def setup(
+    *,
+    archives: Annotated[
+        list[str],
+        typer.Option("--archive", metavar="URL", help="What to train on. Repeatable."),
+    ] = [],  # noqa: B006  # typer's way
+    recipe: Annotated[str | None, typer.Option(help="See `voc-train recipes`.")] = None,
+    learning: Learning,
+    budget: Annotated[
+        float | None, typer.Option(help="Dollars at most for each run that rents.")
+    ] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="When voc-train/nightly runs, like '0 2 * * *'.")
+    ] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Whose clock that is, like Europe/Berlin.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Another prefect.yaml than the one that comes along.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make what a Prefect server needs: work pools, deployments, one rental at a time, a watch.
+
+    Run again it changes only what differs; what you have paused stays paused. Without options all
+    is as in prefect.yaml; what to train is for local, linode and nightly. The server is the one of
+    PREFECT_API_URL; keys belong into the worker's environment alone.
+
+    Example: voc-train setup --archive https://example.org/photos.tar --recipe simple-fcn
+    --classes background,cell --cron '30 3 * * 1-5' --timezone Europe/Berlin
+    """
+    from pipeline.cli.runs import prepare_prefect
+
+    prepare_prefect()
+    from pipeline.deployments import DEPLOYMENTS, read_deployments
+    from pipeline.server_setup import set_up
+
+    learned = learning.as_parameters()
+    changes = given(
+        archives=[absolute(url) for url in archives],
+        recipe=recipe,
+        **learned,
+        rental=given(budget=budget),
+    )
+    deployments = [
+        _changed(one, changes, cron, timezone) for one in read_deployments(file or DEPLOYMENTS)
+    ]
+    parts = set_up(deployments)
+    if json:
+        print(to_json(_as_dict(deployments, parts)).decode())
+    else:
+        _print(deployments, parts)
+
+
+def _changed(
+    one: "Deployment", changes: dict[str, Any], cron: str | None, timezone: str | None
+) -> "Deployment":
+    if one.name == _REHEARSAL:
+        from pipeline.rehearsal import sample
+
+        return one.with_run({"archives": [sample()]})
+    if one.name == _SCHEDULED and (cron or timezone):
+        one = one.with_schedule(cron, timezone)
+    return one.with_run(changes)
+
+
+def _as_dict(deployments: "list[Deployment]", parts: "list[Part]") -> dict[str, Any]:
+    return {
+        "parts": [part._asdict() for part in parts],
+        "next": [_worker(pool) for pool in _pools(deployments)],
+    }
+
+
+def _print(deployments: "list[Deployment]", parts: "list[Part]") -> None:
+    for part in parts:
+        comes = f", next at {part.next:%a %d %b %H:%M %Z}" if part.next else ""
+        print(f"{part.did:<9}  {part.kind} {part.name}{comes}")
+    print("\nWhat remains is a worker, in a terminal whose environment has the keys:\n")
+    for pool in _pools(deployments):
+        print(f"    {_worker(pool)}")
+
+
+def _pools(deployments: "list[Deployment]") -> list[str]:
+    return sorted({one.work_pool.name for one in deployments})
+
+
+def _worker(pool: str) -> str:
+    return f"prefect worker start --pool {pool}"

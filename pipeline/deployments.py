@@ -1,0 +1,183 @@
+"""The deployments as `prefect.yaml` describes them, checked before a server hears of any."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import InputError, first_problem
+from pipeline.parameters import Parameters
+
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
+AUTOMATIONS = Path(__file__).with_name("automations.yaml")
+_ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)  # one for all times, or each registration would differ
+_TEN_YEARS = 315_360_000  # seconds
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(BaseModel):
+    """When a deployment runs by itself: a line for cron, or every so many seconds."""
+
+    model_config = _STRICT
+
+    slug: str | None = None
+    cron: str | None = None
+    interval: float | None = Field(None, ge=1, le=_TEN_YEARS)
+    timezone: str | None = Field(None, min_length=1)
+    active: bool = True
+
+    @model_validator(mode="after")
+    def _comes(self) -> Self:
+        if (self.cron is None) == (self.interval is None):
+            raise ValueError("a schedule has either `cron` or `interval`, in seconds")
+        try:
+            self.next()
+        except ValidationError as error:
+            if error.errors()[0]["loc"] == ("cron",):
+                raise ValueError(
+                    f"{self.cron!r} is no schedule of cron's, which are minute, hour, day, month "
+                    "and weekday, like '0 2 * * *'"
+                ) from None
+            raise ValueError(
+                f"there is no timezone {self.timezone!r}; it is written like Europe/Berlin"
+            ) from None
+        return self
+
+    @cached_property
+    def prefect(self) -> CronSchedule | IntervalSchedule:
+        """The schedule in Prefect's words."""
+        if self.interval is None:
+            return CronSchedule(cron=self.cron, timezone=self.timezone)
+        every = timedelta(seconds=self.interval)
+        return IntervalSchedule(interval=every, anchor_date=_ANCHOR, timezone=self.timezone)
+
+    def next(self) -> datetime:
+        """When it comes next. Raises ValueError where it never does, as on 30 February."""
+        try:
+            dates = asyncio.run(self.prefect.get_dates(1))
+        except ValidationError:
+            raise
+        except ValueError:  # croniter looks into the next fifty years
+            dates = []
+        if not dates:
+            raise ValueError(f"{self.cron!r} never comes")
+        return dates[0]
+
+
+class WorkPool(BaseModel):
+    """Whose workers run it."""
+
+    model_config = _STRICT
+
+    name: str = Field(min_length=1)
+    work_queue_name: str | None = None
+    job_variables: dict[str, Any] = {}
+
+
+class Limit(BaseModel):
+    """How many runs of one deployment there may be at once, and what becomes of one more."""
+
+    model_config = _STRICT
+
+    limit: int = Field(ge=1)
+    collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] = "ENQUEUE"
+
+
+class Deployment(BaseModel):
+    """A flow with parameters, a work pool and perhaps a schedule."""
+
+    model_config = _STRICT
+
+    name: str = Field(min_length=1)
+    entrypoint: str
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    parameters: dict[str, Any] = {}
+    schedules: tuple[Schedule, ...] = ()
+    concurrency_limit: Limit | None = None
+    work_pool: WorkPool
+
+    @cached_property
+    def flow(self) -> "Flow[Any, Any]":
+        """What it runs. Raises InputError where that cannot be imported."""
+        try:
+            return load_flow_from_entrypoint(self.entrypoint, use_placeholder_flow=False)
+        except Exception as error:
+            raise InputError(
+                f"The entrypoint {self.entrypoint} of deployment {self.name} cannot be imported "
+                f"({error}); it is written like pipeline.flow.voc_train."
+            ) from error
+
+    @property
+    def full_name(self) -> str:
+        """Its name at the server, FLOW/DEPLOYMENT."""
+        return f"{self.flow.name}/{self.name}"
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The parameters of the flow `voc-train`, as far as they are said here; else none."""
+        return dict(self.parameters.get("parameters") or {})
+
+    def with_run(self, changes: dict[str, Any]) -> "Deployment":
+        """The deployment with other parameters of a run. Raises InputError for bad ones."""
+        if not self.run:
+            return self
+        rental = self.run.get("rental", {}) | changes.get("rental", {})
+        changed = self.run | changes | ({"rental": rental} if rental else {})
+        return _checked(self.model_dump() | {"parameters": {"parameters": changed}})
+
+    def with_schedule(self, cron: str | None, timezone: str | None) -> "Deployment":
+        """The deployment with its schedules at another time. Raises InputError for a bad one."""
+        said = {"cron": cron, "timezone": timezone}
+        changed = {name: value for name, value in said.items() if value is not None}
+        schedules = [
+            one.model_dump(exclude={"interval"} if cron is not None else None) | changed
+            for one in self.schedules
+        ]
+        return _checked(self.model_dump() | {"schedules": schedules})
+
+    @model_validator(mode="after")
+    def _can_run(self) -> Self:
+        if self.run:
+            Parameters.model_validate(self.run)
+        return self
+
+
+def read_deployments(path: Path = DEPLOYMENTS) -> list[Deployment]:
+    """The deployments of a `prefect.yaml`.
+
+    Raises:
+        InputError: it cannot be read, or something in it is wrong, such as a schedule that never
+            comes, an unknown timezone or recipe; the sentence names deployment and setting.
+    """
+    try:
+        described = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = getattr(error, "strerror", None) or str(error).replace("\n", " ")
+        raise InputError(f"{path} cannot be read: {said}") from error
+    entries = described.get("deployments") if isinstance(described, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path} has no `deployments`; see {DEPLOYMENTS}.")
+    deployments = [_checked(entry, str(path)) for entry in entries]
+    names = [deployment.name for deployment in deployments]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"{path} has the deployment {min(twice)} twice; rename one.")
+    return deployments
+
+
+def _checked(entry: Any, source: str = "") -> Deployment:
+    try:
+        return Deployment.model_validate(entry)
+    except ValidationError as error:
+        where, said = first_problem(error)
+        name = entry.get("name", "?") if isinstance(entry, dict) else "?"
+        source = f" of {source}" if source else ""
+        where = f"{where}: " if where else ""
+        raise InputError(f"Deployment {name}{source}: {where}{said}.") from None
