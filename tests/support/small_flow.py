@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.protocol import JobSpec
 from model.dataset import Manifest
-from pipeline import cancellation, flow, preparation
+from pipeline import cancellation, flow, preparation, rental_queue
 from pipeline.flow import voc_train
 from pipeline.run import Run
 
@@ -35,3 +35,4 @@ preparation.must_be_trainable = lambda _: None
 flow.made_by_store = _made_by_store
 flow.job_for = _job_for
 cancellation._EVERY, cancellation._UNHEARD = 1.0, timedelta(seconds=3)
+rental_queue._EVERY = 1.0

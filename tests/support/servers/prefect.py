@@ -18,15 +18,16 @@ _PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 
 class PrefectServer:
-    """A server with its own home; `worker()` adds a worker of the pool."""
+    """A server with its own home, and a pool unless `bare`; `start_worker()` adds a worker."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, bare: bool = False) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.api = f"http://127.0.0.1:{port}/api"
         self._port = str(port)
         self._folder = folder
+        self._bare = bare
         self._processes: list[psutil.Popen] = []
         self.environment = os.environ | {
             "PREFECT_HOME": str(folder / "home"),
@@ -39,7 +40,8 @@ class PrefectServer:
 
     def __enter__(self) -> Self:
         self._server = self._start_server()
-        self.run("work-pool", "create", POOL, "--type", "process")
+        if not self._bare:
+            self.run("work-pool", "create", POOL, "--type", "process")
         return self
 
     def __exit__(
@@ -56,19 +58,30 @@ class PrefectServer:
         kill(self._server)
         self._server = self._start_server()
 
-    def start_worker(self, environment: dict[str, str], queue: str = "default") -> psutil.Popen:
+    def start_worker(
+        self, environment: dict[str, str], queue: str = "default", pool: str = POOL
+    ) -> psutil.Popen:
         """Start a worker whose flow runs see `environment` too, and wait until it is registered."""
         name = f"worker-{queue}" if queue != "default" else "worker"
-        where = ("--pool", POOL, "--work-queue", queue, "--name", name)
+        where = ("--pool", pool, "--work-queue", queue, "--name", name)
         worker = self._start(name, "worker", "start", *where, environment=environment)
-        workers = f"work_pools/{POOL}/workers/filter"
+        workers = f"work_pools/{pool}/workers/filter"
         self._await(lambda: name in [one["name"] for one in self.post(workers)], "the worker")
         return worker
 
+    def set_up(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `voc-train setup` against this server."""
+        program = "from pipeline.cli import main; main()"
+        command = [sys.executable, "-c", program, "setup", *options]
+        return self._run(command, check=check)
+
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run Prefect's own command line against this server, without prompts."""
+        return self._run([_PREFECT, "--no-prompt", *arguments], check=check)
+
+    def _run(self, command: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [_PREFECT, "--no-prompt", *arguments],
+            command,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -76,7 +89,7 @@ class PrefectServer:
             timeout=400,
         )
         if check and done.returncode:
-            raise AssertionError(f"prefect {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}")
         return done
 
     def post(self, path: str, **body: Any) -> Any:

@@ -1,0 +1,194 @@
+"""One GPU at a time: a real server and worker, real machines of the simulator, and who waits."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agents import until
+from rentals import VOC_TRAIN, Account, clock
+from sandbox import require_sandbox
+from servers.prefect import PrefectServer, kill
+
+_REPOSITORY = Path(__file__).parents[2]
+_PLACES = "v2/concurrency_limits/voc-train-rental"
+_SMALL = """
+deployments:
+  - name: small
+    entrypoint: small_flow.voc_train
+    work_pool: {name: voc-train}
+"""
+# It ends, with an error, as soon as it finds what it waits for.
+_PROGRAM = """
+import pathlib, time
+while not pathlib.Path({go!r}).exists():
+    time.sleep(0.1)
+raise SystemExit(3)
+"""
+
+
+class Renter:
+    """A flow run that wants a machine."""
+
+    def __init__(self, server: PrefectServer, folder: Path, name: str) -> None:
+        self._server = server
+        self.store = folder / "stores" / name
+        self.store.mkdir()
+        program = folder / f"{name}.py"
+        program.write_text(_PROGRAM.format(go=str(self.store / "go")))
+        deployment = server.get("deployments/name/voc-train/small")["id"]
+        parameters = {
+            "archives": [str(program)],
+            "classes": ["background", "thing"],
+            "recipe": "tiny",
+            "store": self.store.as_uri(),
+            "wandb": "disabled",
+            "machine": "linode",
+            "rental": {"budget": 5, "reaper": False, "ssh_from": ["127.0.0.0/8"]},
+        }
+        flow_run = server.post(
+            f"deployments/{deployment}/create_flow_run",
+            parameters={"parameters": parameters},
+            name=name,
+        )
+        self.id = str(flow_run["id"])
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return dict(self._server.get(f"flow_runs/{self.id}")["state"])
+
+    @property
+    def log(self) -> str:
+        logs = {"flow_run_id": {"any_": [self.id]}}
+        return "\n".join(one["message"] for one in self._server.post("logs/filter", logs=logs))
+
+    def is_at_work(self) -> bool:
+        return bool(list(self.store.glob("runs/*/heartbeat.json")))
+
+    def is_in(self, name: str) -> bool:
+        return str(self.state["name"]) == name
+
+    def rents(self) -> None:
+        """Wait until it has a machine at work."""
+        self._server.wait(f"the machine of {self.id}", self.is_at_work)
+        assert self.is_in("Renting")
+
+    def ends(self) -> None:
+        """Have its program end, and wait for the end of the flow run."""
+        (self.store / "go").touch()
+        self._server.wait(f"the end of {self.id}", lambda: self.state["type"] == "FAILED")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require_sandbox()
+    folder = tmp_path_factory.mktemp("queue")
+    (folder / "stores").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def account(folder: Path) -> Iterator[Account]:
+    with Account(folder / "linode", clock=clock(), shares=(folder / "stores",)) as account:
+        yield account
+
+
+@pytest.fixture(scope="module")
+def environment(folder: Path, account: Account) -> dict[str, str]:
+    return account.environment() | {"VOC_TRAIN_HOME": str(folder / "voc-train")}
+
+
+@pytest.fixture(scope="module")
+def worker(server: PrefectServer, environment: dict[str, str]) -> psutil.Popen:
+    return server.start_worker(environment)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[PrefectServer]:
+    """One that `setup` has prepared."""
+    with PrefectServer(folder, bare=True) as server:
+        path = [str(_REPOSITORY), str(_REPOSITORY / "tests/support")]
+        path.append(server.environment.get("PYTHONPATH", ""))
+        server.environment["PYTHONPATH"] = os.pathsep.join(path)
+        (folder / "small.yaml").write_text(_SMALL)
+        server.set_up("--file", str(folder / "small.yaml"))
+        yield server
+
+
+def instances(account: Account) -> list[str]:
+    return [thing.label for thing in account.left() if thing.kind == "instance"]
+
+
+def test_of_two_at_once_one_waits_and_says_for_whom(
+    server: PrefectServer, worker: psutil.Popen, account: Account, folder: Path
+) -> None:
+    first = Renter(server, folder, "first")
+    first.rents()
+    second = Renter(server, folder, "second")
+    server.wait("its waiting", lambda: second.is_in("AwaitingRental"))
+    assert f"first ({first.id})" in second.state["message"]
+    assert f"now by flow run first ({first.id}); waiting for its end" in second.log
+    assert len(instances(account)) == 1
+    assert not list(second.store.glob("runs/*/intents/*"))
+
+    first.ends()
+    second.rents()
+    assert len(instances(account)) == 1
+    assert "it is this run's turn to rent" in second.log
+    second.ends()
+    assert instances(account) == []
+    assert server.get(_PLACES)["active_slots"] == 0
+
+
+def test_the_place_of_one_that_was_killed_is_given_free(
+    server: PrefectServer,
+    worker: psutil.Popen,
+    account: Account,
+    environment: dict[str, str],
+    folder: Path,
+) -> None:
+    killed = Renter(server, folder, "killed")
+    killed.rents()
+    (run,) = killed.store.glob("runs/*")
+    heir = Renter(server, folder, "heir")
+    server.wait("its waiting", lambda: heir.is_in("AwaitingRental"))
+    (process,) = [
+        process
+        for process in worker.children()
+        if process.environ().get("PREFECT__FLOW_RUN_ID") == killed.id
+    ]
+    kill(process)
+    heir.rents()
+    assert killed.state["type"] == "CRASHED"
+    heir.ends()
+
+    command = [VOC_TRAIN, "reap", "--delete", "--run", run.name, "--store", killed.store.as_uri()]
+    subprocess.run(command, env=server.environment | environment, check=False, timeout=60)
+    until(lambda: instances(account) == [])
+
+
+def test_one_that_is_cancelled_while_it_waits_leaves_the_queue(
+    server: PrefectServer, worker: psutil.Popen, folder: Path
+) -> None:
+    server.post("v2/concurrency_limits/increment", names=["voc-train-rental"], slots=1)
+    holder = server.post(
+        "flow_runs/",
+        flow_id=server.post("flows/", name="voc-train")["id"],
+        state={"type": "RUNNING", "name": "Renting"},
+    )
+    try:
+        cancelled = Renter(server, folder, "cancelled")
+        server.wait("its waiting", lambda: cancelled.is_in("AwaitingRental"))
+        server.run("flow-run", "cancel", cancelled.id)
+        server.wait("its end", lambda: cancelled.state["type"] == "CANCELLED")
+        (run,) = cancelled.store.glob("runs/*/run.json")
+        assert json.loads(run.read_bytes())["cause"] == "CANCELLED"
+        assert server.get(_PLACES)["active_slots"] == 1
+    finally:
+        server.delete(f"flow_runs/{holder['id']}")
+        server.post("v2/concurrency_limits/decrement", names=["voc-train-rental"], slots=1)

@@ -1,0 +1,175 @@
+"""`voc-train setup` on a real server, and what a worker makes of a schedule that it registered."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers.prefect import PrefectServer
+
+_SUPPORT = Path(__file__).parents[1] / "support"
+_OFTEN = """
+deployments:
+  - name: often
+    entrypoint: quick_flow.quick
+    parameters: {{folder: {folder!r}}}
+    schedules: [{{slug: often, interval: 10}}]
+    work_pool: {{name: quick}}
+"""
+_AUTOMATION = "voc-train-silent"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One on which nobody has made anything."""
+    with PrefectServer(tmp_path_factory.mktemp("server"), bare=True) as server:
+        path = [str(_SUPPORT), server.environment.get("PYTHONPATH", "")]
+        server.environment["PYTHONPATH"] = os.pathsep.join(path)
+        yield server
+
+
+def done(server: PrefectServer, *options: str) -> dict[str, set[str]]:
+    """What `setup` says it did, by name."""
+    parts = json.loads(server.set_up("--json", *options).stdout)["parts"]
+    found: dict[str, set[str]] = {}
+    for part in parts:
+        found.setdefault(part["did"], set()).add(part["name"])
+    return found
+
+
+def deployment(server: PrefectServer, name: str) -> dict[str, Any]:
+    return dict(server.get(f"deployments/name/{name}"))
+
+
+def turn(server: PrefectServer, which: str, name: str) -> None:
+    """Pause or resume the one schedule of a deployment, as its owner does."""
+    (schedule,) = deployment(server, name)["schedules"]
+    server.run("deployment", "schedule", which, name, schedule["id"])
+
+
+def test_what_is_made_the_first_time_is_there_the_second_time(server: PrefectServer) -> None:
+    names = {
+        *("voc-train", "voc-train-rehearsal", "voc-train-rental", _AUTOMATION),
+        *("voc-train/local", "voc-train/rehearsal", "voc-train/linode", "voc-train/nightly"),
+        "reaper/reaper",
+    }
+    assert done(server) == {"made": names}
+    assert server.get("v2/concurrency_limits/voc-train-rental")["limit"] == 1
+    pool = server.get("work_pools/voc-train")
+    assert (pool["type"], pool["concurrency_limit"]) == ("process", None)  # the reaper never waits
+    before = deployment(server, "voc-train/nightly")
+    (schedule,) = before["schedules"]
+    assert schedule["active"]
+    assert schedule["schedule"]["cron"] == "0 2 * * *"
+    assert schedule["schedule"]["timezone"] == "Etc/UTC"
+    assert deployment(server, "reaper/reaper")["schedules"][0]["schedule"]["cron"] == "*/10 * * * *"
+
+    assert done(server) == {"was there": names}
+    assert deployment(server, "voc-train/nightly")["schedules"] == before["schedules"]
+    assert [one["name"] for one in server.post("automations/filter")] == [_AUTOMATION]
+
+
+def test_options_change_what_they_name_and_what_is_paused_stays_paused(
+    server: PrefectServer, tmp_path: Path
+) -> None:
+    server.set_up()
+    turn(server, "pause", "voc-train/nightly")
+    server.run("gcl", "update", "voc-train-rental", "--limit", "2")
+    archive = tmp_path / "photos.tar"
+    options = ("--archive", str(archive), "--budget", "2", "--set", "epochs=3")
+    changed = done(server, *options, "--cron", "30 3 * * 1-5", "--timezone", "Europe/Berlin")
+    assert changed["changed"] == {"voc-train/local", "voc-train/linode", "voc-train/nightly"}
+
+    nightly = deployment(server, "voc-train/nightly")
+    parameters = nightly["parameters"]["parameters"]
+    assert parameters["archives"] == [str(archive)]
+    assert parameters["rental"] == {"budget": 2.0}
+    assert parameters["overrides"] == {"epochs": "3"}
+    assert parameters["machine"] == "linode"
+    (schedule,) = nightly["schedules"]
+    assert schedule["schedule"]["cron"] == "30 3 * * 1-5"
+    assert schedule["schedule"]["timezone"] == "Europe/Berlin"
+    assert not schedule["active"]
+    assert server.get("v2/concurrency_limits/voc-train-rental")["limit"] == 2
+    (sample,) = deployment(server, "voc-train/rehearsal")["parameters"]["parameters"]["archives"]
+    assert Path(sample).is_file()
+
+
+def test_a_schedule_fires_until_it_is_paused_and_again_when_resumed(
+    server: PrefectServer, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    described = tmp_path / "often.yaml"
+    described.write_text(_OFTEN.format(folder=str(runs)))
+    server.set_up("--file", str(described))
+    at_once = {"PREFECT_WORKER_PREFETCH_SECONDS": "1"}  # none is begun ahead of its time
+    server.start_worker(at_once, pool="quick")
+    server.wait("the second run of the schedule", lambda: len(list(runs.iterdir())) >= 2)
+
+    turn(server, "pause", "quick/often")
+    server.wait("the last run", lambda: not unfinished(server))
+    finished = set(runs.iterdir())
+    typed = ("--param", "word=typed", "--watch")
+    server.run("deployment", "run", "quick/often", *typed)  # what is paused is the schedule alone
+    (by_hand,) = set(runs.iterdir()) - finished
+    assert by_hand.read_text() == "typed"
+    assert {one.read_text() for one in finished} == {"scheduled"}
+
+    turn(server, "resume", "quick/often")
+    server.wait("a run after that", lambda: len(list(runs.iterdir())) > len(finished) + 1)
+
+
+def unfinished(server: PrefectServer) -> list[Any]:
+    states = ["SCHEDULED", "PENDING", "RUNNING"]
+    return list(
+        server.post(
+            "flow_runs/filter",
+            flows={"name": {"any_": ["quick"]}},
+            flow_runs={"state": {"type": {"any_": states}}},
+        )
+    )
+
+
+def test_a_pool_for_something_else_is_left_alone(server: PrefectServer, tmp_path: Path) -> None:
+    server.run("work-pool", "create", "containers", "--type", "docker")
+    described = tmp_path / "containers.yaml"
+    described.write_text(_OFTEN.format(folder="x").replace("name: quick", "name: containers"))
+    refused = server.set_up("--file", str(described), check=False)
+    assert refused.returncode == 2
+    assert "containers is of type docker" in refused.stderr
+
+
+def test_without_a_server_it_says_how_to_get_one(
+    server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    silent = f"http://127.0.0.1:{port}/api"
+    for api, said in (("", "prefect server start"), (silent, silent)):
+        monkeypatch.setitem(server.environment, "PREFECT_API_URL", api)
+        refused = server.set_up(check=False)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_what_is_wrong_is_refused_before_anything_is_registered(
+    server: PrefectServer, tmp_path: Path
+) -> None:
+    described = tmp_path / "never.yaml"
+    described.write_text(_OFTEN.format(folder="x").replace("name: quick", "name: never"))
+    fails = _OFTEN.format(folder="x").replace("often", "bad").replace("interval: 10", "interval: 0")
+    described.write_text(described.read_text() + fails.partition("deployments:\n")[2])
+    refused = server.set_up("--file", str(described), check=False)
+    assert refused.returncode == 2
+    assert "Deployment bad of" in refused.stderr
+    assert not [one for one in server.post("work_pools/filter") if one["name"] == "never"]
+
+    refused = server.set_up("--cron", "61 * * * *", check=False)
+    assert refused.returncode == 2
+    assert "'61 * * * *' is no schedule of cron's" in refused.stderr
