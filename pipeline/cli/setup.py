@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.server_setup import Part
 
 _SCHEDULED = "nightly"  # whose time the options say
-_REHEARSAL = "rehearsal"  # which has an archive and a recipe of its own
+_REHEARSAL = "rehearsal"  # which has its own archive, recipe and store, those of `rehearse`
 
 
 @grouped
@@ -76,9 +76,9 @@ def _changed(
     one: "Deployment", changes: dict[str, Any], cron: str | None, timezone: str | None
 ) -> "Deployment":
     if one.name == _REHEARSAL:
-        from pipeline.rehearsal import sample
+        from pipeline.rehearsal import rehearsal_store, sample
 
-        return one.with_run({"archives": [sample()]})
+        return one.with_run({"archives": [sample()], "store": rehearsal_store()})
     if one.name == _SCHEDULED and (cron or timezone):
         one = one.with_schedule(cron, timezone)
     return one.with_run(changes)
