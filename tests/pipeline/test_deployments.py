@@ -40,6 +40,7 @@ def test_whoever_can_rent_for_money_never_takes_a_rehearsal() -> None:
 def test_nightly_rents_at_linode_at_an_hour_of_a_named_timezone_watched_by_a_reaper() -> None:
     nightly = deployments()["nightly"]
     assert nightly.run["machine"] == "linode"
+    assert nightly.run["promote"]
     assert nightly.run["rental"].get("reaper", True)
     (schedule,) = nightly.schedules
     assert (schedule.cron, schedule.timezone) == ("0 2 * * *", "Etc/UTC")
