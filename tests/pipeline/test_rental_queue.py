@@ -54,7 +54,6 @@ class Renter:
         flow_run = server.post(
             f"deployments/{deployment}/create_flow_run",
             parameters={"parameters": parameters},
-            name=name,
         )
         self.id = str(flow_run["id"])
 
@@ -131,8 +130,8 @@ def test_of_two_at_once_one_waits_and_says_for_whom(
     first.rents()
     second = Renter(server, folder, "second")
     server.wait("its waiting", lambda: second.is_in("AwaitingRental"))
-    assert f"first ({first.id})" in second.state["message"]
-    assert f"now by flow run first ({first.id}); waiting for its end" in second.log
+    assert f"now by flow run tiny ({first.id})" in second.state["message"]
+    assert f"now by flow run tiny ({first.id}); waiting for its end" in second.log
     assert len(instances(account)) == 1
     assert not list(second.store.glob("runs/*/intents/*"))
 
@@ -175,7 +174,7 @@ def test_the_place_of_one_that_was_killed_is_given_free(
 def test_one_that_is_cancelled_while_it_waits_leaves_the_queue(
     server: PrefectServer, worker: psutil.Popen, folder: Path
 ) -> None:
-    server.post("v2/concurrency_limits/increment", names=["voc-train-rental"], slots=1)
+    server.patch(_PLACES, active_slots=1)
     holder = server.post(
         "flow_runs/",
         flow_id=server.post("flows/", name="voc-train")["id"],
@@ -191,4 +190,4 @@ def test_one_that_is_cancelled_while_it_waits_leaves_the_queue(
         assert server.get(_PLACES)["active_slots"] == 1
     finally:
         server.delete(f"flow_runs/{holder['id']}")
-        server.post("v2/concurrency_limits/decrement", names=["voc-train-rental"], slots=1)
+        server.patch(_PLACES, active_slots=0)

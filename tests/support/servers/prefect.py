@@ -100,6 +100,10 @@ class PrefectServer:
         """Read from the server's API."""
         return self._ask("GET", path)
 
+    def patch(self, path: str, **body: Any) -> None:
+        """Have something changed by the server's API."""
+        self._ask("PATCH", path, json=body)
+
     def delete(self, path: str) -> None:
         """Have something deleted by the server's API."""
         self._ask("DELETE", path)
