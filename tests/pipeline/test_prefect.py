@@ -12,14 +12,12 @@ from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from pipeline.stages.train import JobSpec
 from servers.prefect import PrefectServer
 
-_REPOSITORY = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     folder = tmp_path_factory.mktemp("prefect")
-    with PrefectServer(folder) as server:
-        server.run("deploy", "--name", "local", "--prefect-file", str(_REPOSITORY / "prefect.yaml"))
+    with PrefectServer(folder, bare=True) as server:
+        server.set_up()
         server.start_worker({"VOC_TRAIN_HOME": str(folder / "voc-train")})
         yield server
 

@@ -19,7 +19,6 @@ from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from sandbox import require_sandbox
 from servers.prefect import PrefectServer
 
-_REPOSITORY = Path(__file__).parents[2]
 _KINDS = ("linode/instances", "volumes", "networking/firewalls", "object-storage/keys")
 
 
@@ -80,8 +79,8 @@ def linode(folder: Path) -> Iterator[Linode]:
 @pytest.fixture(scope="module")
 def prefect(folder: Path, linode: Linode) -> Iterator[PrefectServer]:
     """A server, and a worker that rents from the simulator and knows its store."""
-    with PrefectServer(folder) as server:
-        server.run("deploy", "--all", "--prefect-file", str(_REPOSITORY / "prefect.yaml"))
+    with PrefectServer(folder, bare=True) as server:
+        server.set_up()
         worker = {
             **linode.environment,
             "VOC_TRAIN_HOME": str(folder / "voc-train"),

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,27 +119,45 @@ def server(folder: Path) -> Iterator[PrefectServer]:
         yield server
 
 
+@pytest.fixture
+def renter(server: PrefectServer, folder: Path) -> Iterator[Callable[[str], Renter]]:
+    """Starts a flow run; none is left working for the next test to wait for."""
+    started: list[Renter] = []
+
+    def start(name: str) -> Renter:
+        started.append(Renter(server, folder, name))
+        return started[-1]
+
+    yield start
+    for one in started:
+        (one.store / "go").touch()
+
+
 def instances(account: Account) -> list[str]:
     return [thing.label for thing in account.left() if thing.kind == "instance"]
 
 
 def test_of_two_at_once_one_waits_and_says_for_whom(
-    server: PrefectServer, worker: psutil.Popen, account: Account, folder: Path
+    server: PrefectServer,
+    worker: psutil.Popen,
+    account: Account,
+    renter: Callable[[str], Renter],
 ) -> None:
-    first = Renter(server, folder, "first")
+    first = renter("first")
     first.rents()
-    second = Renter(server, folder, "second")
+    second = renter("second")
     server.wait("its waiting", lambda: second.is_in("AwaitingRental"))
     assert f"now by flow run tiny ({first.id})" in second.state["message"]
-    assert f"now by flow run tiny ({first.id}); waiting for its end" in second.log
+    waits = f"now by flow run tiny ({first.id}); waiting for its end"
+    server.wait("its word of it", lambda: waits in second.log)  # logs are sent in batches
     assert len(instances(account)) == 1
     assert not list(second.store.glob("runs/*/intents/*"))
 
     first.ends()
     second.rents()
     assert len(instances(account)) == 1
-    assert "it is this run's turn to rent" in second.log
     second.ends()
+    assert "it is this run's turn to rent" in second.log
     assert instances(account) == []
     assert server.get(_PLACES)["active_slots"] == 0
 
@@ -149,12 +167,12 @@ def test_the_place_of_one_that_was_killed_is_given_free(
     worker: psutil.Popen,
     account: Account,
     environment: dict[str, str],
-    folder: Path,
+    renter: Callable[[str], Renter],
 ) -> None:
-    killed = Renter(server, folder, "killed")
+    killed = renter("killed")
     killed.rents()
     (run,) = killed.store.glob("runs/*")
-    heir = Renter(server, folder, "heir")
+    heir = renter("heir")
     server.wait("its waiting", lambda: heir.is_in("AwaitingRental"))
     (process,) = [
         process
@@ -172,7 +190,7 @@ def test_the_place_of_one_that_was_killed_is_given_free(
 
 
 def test_one_that_is_cancelled_while_it_waits_leaves_the_queue(
-    server: PrefectServer, worker: psutil.Popen, folder: Path
+    server: PrefectServer, worker: psutil.Popen, renter: Callable[[str], Renter]
 ) -> None:
     server.patch(_PLACES, active_slots=1)
     holder = server.post(
@@ -181,7 +199,7 @@ def test_one_that_is_cancelled_while_it_waits_leaves_the_queue(
         state={"type": "RUNNING", "name": "Renting"},
     )
     try:
-        cancelled = Renter(server, folder, "cancelled")
+        cancelled = renter("cancelled")
         server.wait("its waiting", lambda: cancelled.is_in("AwaitingRental"))
         server.run("flow-run", "cancel", cancelled.id)
         server.wait("its end", lambda: cancelled.state["type"] == "CANCELLED")
