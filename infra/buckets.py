@@ -21,7 +21,7 @@ from infra.stores import Store
 from infra.urls import has_user, without_secrets
 
 # Everything big that we write lies in one of these; a bucket may hold other people's things too.
-_FOLDERS = ("archives", "datasets", "runs", "champions")
+FOLDERS = ("archives", "splits", "datasets", "runs", "champions")
 _RULE = "voc-train aborts uploads in"  # how our lifecycle rules are named, with the folder
 
 _CONFIG = Config(
@@ -42,6 +42,7 @@ class BrokenUpload:
     key: str  # in the bucket, with the store's prefix
     upload: str
     begun: datetime  # UTC
+    size: int  # bytes that have arrived
 
 
 def bucket_of(store_url: str) -> tuple[str, str]:
@@ -94,16 +95,32 @@ def broken_uploads(store: Store, older_than: timedelta = timedelta(days=1)) -> l
     """Uploads below the store's own folders that were begun so long ago and not finished."""
     bucket, _ = bucket_of(store.url)
     before = datetime.now(UTC) - older_than  # real time, as the server has it
-    found = []
+    client, found = _client(), []
     with _explained(bucket):
-        pages = _client().get_paginator("list_multipart_uploads")
+        pages = client.get_paginator("list_multipart_uploads")
         for prefix in _prefixes(store):
             for page in pages.paginate(Bucket=bucket, Prefix=prefix):
-                found += [
-                    BrokenUpload(one["Key"], one["UploadId"], one["Initiated"].astimezone(UTC))
-                    for one in page.get("Uploads", ())
-                ]
-    return [one for one in found if one.begun <= before]
+                found += [one for one in page.get("Uploads", ()) if one["Initiated"] <= before]
+    return [
+        BrokenUpload(
+            key := one["Key"],
+            upload := one["UploadId"],
+            one["Initiated"].astimezone(UTC),
+            _arrived(client, bucket, key, upload),
+        )
+        for one in found
+    ]
+
+
+def _arrived(client: Any, bucket: str, key: str, upload: str) -> int:
+    """Bytes of an upload's parts."""
+    size = 0
+    with _explained(bucket, unless="NoSuchUpload"):  # finished or aborted meanwhile
+        for page in client.get_paginator("list_parts").paginate(
+            Bucket=bucket, Key=key, UploadId=upload
+        ):
+            size += sum(part["Size"] for part in page.get("Parts", ()))
+    return size
 
 
 def clear_broken_uploads(
@@ -151,7 +168,7 @@ def abort_uploads_after(store: Store, days: int) -> None:
 
 def _prefixes(store: Store) -> list[str]:
     _, prefix = bucket_of(store.url)
-    return [f"{prefix}/{folder}/".lstrip("/") for folder in _FOLDERS]
+    return [f"{prefix}/{folder}/".lstrip("/") for folder in FOLDERS]
 
 
 def _client() -> Any:

@@ -10,7 +10,7 @@ first put; until then it is an empty store, and looking at it leaves no trace.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -282,6 +282,15 @@ class Store:
                 obstore.delete(self._objects(), key)
             except FileNotFoundError:
                 return
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete objects in no particular order; absent already is a success."""
+        if isinstance(self._bucket, S3Store):  # a thousand of them by one request
+            with explained(self.url, ""):
+                obstore.delete(self._bucket, list(keys))
+            return
+        for key in keys:
+            self.delete(key)
 
     def local_path(self, key: str) -> Path | None:
         """Where the object lies on this computer, for a store that is a folder; else None."""

@@ -19,6 +19,7 @@ from infra.failure import Failure
 from model.errors import InputError
 from pipeline.cli import champions, learning, provenance, rental, runs, stored, wandb_sync
 from pipeline.cli.options import this_run
+from pipeline.cli.prune import prune
 from pipeline.cli.setup import setup
 
 app = typer.Typer(
@@ -58,6 +59,7 @@ app.add_typer(provenance.app)
 app.add_typer(rental.app)
 app.add_typer(wandb_sync.app)
 app.command(short_help="Prepare a Prefect server: deployments, schedules, queue.")(setup)
+app.command(short_help="Show or delete what the store needs no more.")(prune)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _SUCCESSION = 1.0  # seconds

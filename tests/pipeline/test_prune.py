@@ -1,0 +1,408 @@
+"""What a prune takes from a store, and what it must leave."""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+import pytest
+
+from infra.claims import Claim
+from infra.failure import Cause, Failure
+from infra.intents import Intent, Intents
+from infra.protocol import Heartbeat, Result, now
+from infra.provider import Kind, Thing
+from infra.reaper import ReaperReport
+from infra.stores import Store
+from pipeline.holdings import survey
+from pipeline.pruning import Plan, Terms, decide, must_not_be_too_much, prune
+from stored import (
+    keys,
+    make_older,
+    put_archive,
+    put_dataset,
+    put_decision,
+    put_run,
+)
+
+RECORDS = {"run.json", "receipt.json", "pruned.json"}
+NONE = Terms(keep=0)
+
+
+def plan_of(store: Store, terms: Terms = NONE) -> Plan:
+    return decide(survey(store), terms)
+
+
+def pruned(store: Store, terms: Terms = NONE) -> set[tuple[str, str]]:
+    """Do it; returns what has gone."""
+    held = survey(store)
+    return {(i.kind, i.name) for i in prune(store, decide(held, terms), held, terms)}
+
+
+def left_of(store: Store, run_id: str) -> set[str]:
+    return {key.removeprefix(f"runs/{run_id}/") for key in keys(store, f"runs/{run_id}")}
+
+
+def is_whole(store: Store, run_id: str) -> bool:
+    return "checkpoints/00000009/checkpoint.pt" in left_of(store, run_id)
+
+
+@pytest.fixture
+def old(store: Store) -> Store:
+    """Three runs, each with a dataset of its own from an archive of its own; `c` is the newest."""
+    for days, name in ((30, "a"), (20, "b"), (10, "c")):
+        put_archive(store, name)
+        put_dataset(store, f"d{name}", name)
+        put_run(store, f"run-{name}", days=days, dataset=f"d{name}", archives=name)
+    make_older(store, 8)
+    return store
+
+
+def test_old_runs_go_with_their_data_and_leave_their_records(old: Store) -> None:
+    gone = pruned(old, Terms(keep=1))
+
+    assert ("run", "run-a") in gone
+    assert left_of(old, "run-a") == left_of(old, "run-b") == RECORDS
+    assert is_whole(old, "run-c")
+    assert keys(old, "datasets") == {
+        f"datasets/dc/{name}"
+        for name in ("manifest.json", "index.jsonl", "shards/00000.tar", "shards/00001.tar")
+    }
+    assert keys(old, "splits") == {"splits/dc.json"}
+    assert keys(old, "archives") == {
+        f"archives/{'c' * 64}.tar",
+        f"archives/{'c' * 64}.index.jsonl",
+        "archives/urls/c.json",
+    }
+    assert pruned(old, Terms(keep=1)) == set()
+
+
+def test_a_look_deletes_nothing(old: Store) -> None:
+    before = keys(old)
+    assert len(plan_of(old).items) == 12
+    assert keys(old) == before
+
+
+def test_the_champion_stays_with_its_data_and_those_before_it_with_what_the_gate_asks(
+    old: Store,
+) -> None:
+    put_decision(old, 1, "run-a", "da")
+    put_decision(old, 2, "run-b", "db")
+    put_decision(old, 3, "run-c", "dc", kind="refused")
+    make_older(old, 8)
+
+    pruned(old)
+
+    assert is_whole(old, "run-a")
+    assert "report.html" in left_of(old, "run-a")
+    assert is_whole(old, "run-b")
+    assert not is_whole(old, "run-c")
+    assert keys(old, "datasets/da") == {"datasets/da/manifest.json", "datasets/da/index.jsonl"}
+    assert len(keys(old, "datasets/db")) == 4
+    assert f"archives/{'b' * 64}.tar" in keys(old)
+    assert f"archives/{'a' * 64}.tar" not in keys(old)
+    assert pruned(old) == set()
+
+
+def test_after_a_roll_back_the_earlier_champion_keeps_its_data(old: Store) -> None:
+    put_decision(old, 1, "run-a", "da")
+    put_decision(old, 2, "run-b", "db")
+    put_decision(old, 3, "run-b", "db", kind="rolled-back")
+    make_older(old, 8)
+    pruned(old)
+    assert len(keys(old, "datasets/da")) == 4
+    assert len(keys(old, "datasets/db")) == 2
+
+
+def test_a_damaged_decision_ends_it_all(old: Store) -> None:
+    old.put("champions/000001-run-a-aaaaa.json", b"{")
+    with pytest.raises(Failure, match="champions/000001-run-a") as caught:
+        plan_of(old)
+    assert caught.value.cause is Cause.CORRUPT
+
+
+def _runs(store: Store) -> None:
+    put_run(store, "run-a", days=0.1, dataset="da", state="running")
+
+
+def _beats(store: Store) -> None:
+    put_run(store, "run-a", dataset="da", state="running")
+    beat = Heartbeat(time=now(), state="running")
+    store.write("runs/run-a/heartbeat.json", beat)
+
+
+def _is_trained(store: Store) -> None:
+    put_run(store, "run-a", dataset="da", state="running")
+    then = now() - timedelta(days=30)
+    result = Result(exit_code=0, cause=None, message="", started=then, ended=then)
+    store.write("runs/run-a/result.json", result)
+
+
+def _is_silent_since_days(store: Store) -> None:
+    put_run(store, "run-a", dataset="da", state="running")
+    make_older(store, 5)
+
+
+def _is_claimed(store: Store) -> None:
+    claim = Claim(owner="me", where="here", time=now(), rank=1)
+    store.write("runs/run-a/claims/me.json", claim)
+
+
+def _rents(store: Store) -> None:
+    intents = Intents(store, "run-a")
+    then = now() - timedelta(days=20)
+    intent = Intent(kind=Kind.INSTANCE, label="voc-train-run-a-t1", time=then, until=then)
+    intents.intend(intent)
+    thing = Thing(kind=Kind.INSTANCE, id=7, label=intent.label, created=then)
+    intents.created(intent, thing)
+
+
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        (_runs, "it is running"),
+        (_beats, "it is running"),
+        (_is_trained, "it is trained"),
+        (_is_silent_since_days, "it is silent"),
+        (_is_claimed, "somebody drives it"),
+        (_rents, "instance voc-train-run-a-t1 is not proven gone"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["before", "meanwhile"])
+def test_what_somebody_works_on_stays_with_its_data(
+    old: Store, happens: Callable[[Store], None], why: str, late: bool
+) -> None:
+    if not late:
+        happens(old)
+    held = survey(old)
+    plan = decide(held, NONE)
+    if late:  # between the look and the deletion
+        happens(old)
+    else:
+        assert why in plan.stays["run-a"]
+
+    said: list[str] = []
+    prune(old, plan, held, NONE, said.append)
+
+    assert is_whole(old, "run-a")
+    assert len(keys(old, "datasets/da")) == 4
+    assert f"archives/{'a' * 64}.tar" in keys(old)
+    assert not is_whole(old, "run-b")
+    assert len(keys(old, "datasets/db")) == 0
+    if late:
+        assert why in " ".join(said)
+
+
+def test_a_run_that_is_silent_for_long_goes(old: Store) -> None:
+    put_run(old, "run-a", dataset="da", state="running")
+    make_older(old, 8)
+    pruned(old)
+    assert not is_whole(old, "run-a")
+
+
+def test_what_a_reaper_saw_gone_after_its_lease_keeps_no_run(old: Store) -> None:
+    _rents(old)
+    assert "run-a" in plan_of(old).stays
+    old.write("reaper.json", ReaperReport(time=now(), deletes=False))
+    assert "run-a" in plan_of(old).stays
+    old.write("reaper.json", ReaperReport(time=now(), deletes=True))
+    assert "run-a" not in plan_of(old).stays
+
+
+def test_while_a_run_prepares_no_data_goes(old: Store) -> None:
+    put_run(old, "run-d", days=0.01, state="running")
+    said = plan_of(old).left_alone["runs/run-d/"]
+    assert "is at work, and has not noted yet what it needs" in said
+    pruned(old)
+    assert not is_whole(old, "run-a")
+    assert len(keys(old, "datasets/da")) == 4
+    assert len(keys(old, "archives")) == 9
+
+
+def test_a_run_that_begins_meanwhile_keeps_the_data(old: Store) -> None:
+    held = survey(old)
+    plan = decide(held, NONE)
+    put_run(old, "run-d", days=0, dataset="da", state="running")
+    prune(old, plan, held, NONE)
+    assert len(keys(old, "datasets/da")) == 4
+    assert len(keys(old, "datasets/db")) == 0
+
+
+class Eventful(Store):
+    """A store in which something happens right before the deletion of an object."""
+
+    at = ""
+    happens: Callable[[], object]
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        keys = list(keys)
+        if self.at and any(self.at in key for key in keys):
+            self.at = ""
+            self.happens()
+        super().delete_many(keys)
+
+
+def test_a_run_that_begins_on_the_way_keeps_what_is_left(old: Store) -> None:
+    store = Eventful.open(old.url)
+    assert isinstance(store, Eventful)
+    store.at, store.happens = "datasets/da/", lambda: put_run(old, "run-d", days=0, state="running")
+    held = survey(store)
+    said: list[str] = []
+    prune(store, decide(held, NONE), held, NONE, said.append)
+    assert "run run-d has begun" in said[0]
+    assert len(keys(old, "archives")) == 9
+    assert len([key for key in keys(old, "datasets") if key.endswith("manifest.json")]) == 2
+
+
+def test_a_champion_that_is_made_on_the_way_stays(old: Store) -> None:
+    store = Eventful.open(old.url)
+    assert isinstance(store, Eventful)
+    store.at, store.happens = "run-c/checkpoints", lambda: put_decision(old, 1, "run-a", "da")
+    held = survey(store)
+    with pytest.raises(Failure, match="A champion was decided on meanwhile"):
+        prune(store, decide(held, NONE), held, NONE)
+    assert is_whole(old, "run-a")
+    assert len(keys(old, "datasets/da")) == 4
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["000009/manifest.json", "000009/checkpoint.pt", "da/manifest.json", "da/index", "da/shards"]
+    + ["urls/a.json", "a.index.jsonl", "a.tar", "splits/da.json"],
+)
+def test_one_that_is_killed_leaves_nothing_that_looks_whole_and_goes_on(
+    old: Store, at: str
+) -> None:
+    store = Eventful.open(old.url)
+    assert isinstance(store, Eventful)
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    store.at, store.happens = at, die
+    held = survey(store)
+    with pytest.raises(KeyboardInterrupt):
+        prune(store, decide(held, NONE), held, NONE)
+
+    there = keys(old)
+    for key in there:
+        if key.endswith("/manifest.json"):
+            assert (
+                key.replace("manifest.json", "checkpoint.pt") in there
+                or {
+                    key.replace("manifest.json", name)
+                    for name in ("index.jsonl", "shards/00000.tar")
+                }
+                <= there
+            )
+        if key.startswith("archives/urls/"):
+            sha256 = key[-6] * 64
+            assert {f"archives/{sha256}.tar", f"archives/{sha256}.index.jsonl"} <= there
+    # What was begun does not count as one of the last that stay.
+    pruned(old, Terms(keep=3) if "000009" in at else NONE)
+    begun = {key for key in keys(old) if "run-c" in key} if "000009" in at else keys(old)
+    assert {key.rsplit("/", 1)[-1] for key in begun} == RECORDS
+
+
+def test_a_pruned_run_that_somebody_goes_on_with_counts_again(old: Store) -> None:
+    pruned(old)
+    put_run(old, "run-a", days=30, dataset="da", archives="a")
+    assert pruned(old, Terms(keep=1)) == set()
+    assert is_whole(old, "run-a")
+
+
+def test_what_left_only_records_pushes_no_other_out(old: Store) -> None:
+    for number in range(3):
+        put_run(old, f"nothing-{number}", days=1, dataset="dc")
+        for key in keys(old, f"runs/nothing-{number}") - {f"runs/nothing-{number}/run.json"}:
+            old.delete(key)
+    pruned(old, Terms(keep=1))
+    assert is_whole(old, "run-c")
+    assert not is_whole(old, "run-b")
+
+
+def test_young_runs_stay_if_wished(old: Store) -> None:
+    plan = plan_of(old, Terms(keep=0, older_than=timedelta(days=25)))
+    assert [item.name for item in plan.items if item.kind == "run"] == ["run-a"]
+    assert [item.name for item in plan.items if item.kind == "dataset"] == ["da"]
+
+
+def test_young_data_stays_since_an_evaluation_may_be_at_it(store: Store) -> None:
+    put_archive(store, "a")
+    put_dataset(store, "da", "a")
+    assert plan_of(store).items == ()
+    make_older(store, 2)
+    assert {item.kind for item in plan_of(store).items} == {"dataset", "split", "archive"}
+
+
+def test_a_dataset_that_was_never_finished_goes(old: Store) -> None:
+    old.delete("datasets/da/manifest.json")
+    (item,) = [item for item in plan_of(old).items if item.name == "da" and item.kind == "dataset"]
+    assert item.why == "it was never finished"
+
+
+def test_what_was_prepared_elsewhere_goes_with_its_run(old: Store) -> None:
+    old.put("runs/run-a-prepare/spec.json", b"{}")
+    pruned(old)
+    assert keys(old, "runs/run-a-prepare") == set()
+
+
+def test_what_is_damaged_or_unknown_is_left_and_said(old: Store) -> None:
+    old.put("runs/run-a/run.json", b"{")
+    old.put("datasets/db/manifest.json", b"{")
+    old.put("splits/db.json", b"{")
+    old.put("archives/urls/b.json", b"{")
+    strange = {"own/notes.txt", "archives/notes.txt", "runs/what", "runs/none/log/0.txt"}
+    for key in strange:
+        old.put(key, b"?")
+    make_older(old, 8)
+
+    left = plan_of(old).left_alone
+    pruned(old)
+
+    assert is_whole(old, "run-a")
+    assert not is_whole(old, "run-b")
+    assert strange | {"datasets/db/manifest.json", "splits/db.json"} <= keys(old)
+    assert "no dataset or archive goes until you delete it" in left["runs/run-a/run.json"]
+    assert left["own/"] == left["runs/what"] == left["archives/notes.txt"] == "is not known here"
+    assert left["runs/none/"] == "has no record"
+    assert left["splits/db.json"] == left["datasets/db/manifest.json"] == "is damaged"
+
+    old.delete("runs/run-a/run.json")
+    pruned(old)
+    assert len(keys(old, "datasets/da")) == 0
+    assert len(keys(old, "datasets/db")) == 4
+
+
+def test_too_much_is_refused_with_figures(old: Store) -> None:
+    held = survey(old)
+    with pytest.raises(
+        Failure, match=r"^3 of 3 runs would go, .* more than 90 %.*--most"
+    ) as caught:
+        must_not_be_too_much(decide(held, NONE), held, 90)
+    assert caught.value.cause is Cause.BAD_INPUT
+    must_not_be_too_much(decide(held, Terms(keep=1)), held, 90)
+    must_not_be_too_much(decide(held, NONE), held, 100)
+
+    old.put("datasets/big/shards/00000.tar", bytes(100_000))
+    make_older(old, 8)
+    held = survey(old)
+    with pytest.raises(Failure, match=r"GB would go"):
+        must_not_be_too_much(decide(held, Terms(keep=3)), held, 90)
+
+
+def test_half_written_files_of_a_folder_go(old: Store) -> None:
+    root = old.local_path("")
+    assert root
+    for name in ("archives/x.tar#1", "datasets/da/shards/.part-1", "runs/run-a/checkpoints/b#27"):
+        (root / name).write_bytes(b"half")
+    make_older(old, 2)
+    (root / "archives/y.tar#1").write_bytes(b"on its way")
+    (root / "own#1").write_bytes(b"somebody's")
+    make_older(old, 2, but="y.tar")
+
+    gone = {name for kind, name in pruned(old, Terms(keep=3)) if kind == "leftover"}
+
+    assert len(gone) == 3
+    assert {path.name for path in root.rglob("*[#-]*[0-9]") if path.is_file()} == {
+        "y.tar#1",
+        "own#1",
+    }
