@@ -13,7 +13,7 @@ from infra.buckets import FOLDERS, broken_uploads, clear_broken_uploads
 from infra.failure import Cause, Failure
 from infra.stores import Store
 
-UNFINISHED_AFTER = timedelta(days=1)  # no writing of ours takes so long
+UNFINISHED_AFTER = timedelta(days=1)  # no writing of ours takes longer
 # How obstore names a file on its way, and how one that comes by SFTP is named.
 _PART = re.compile(r"#\d+$|^\.part-")
 
@@ -26,7 +26,7 @@ class Leftover:
     size: int
 
 
-def leftovers(store: Store, older_than: timedelta = UNFINISHED_AFTER) -> list[Leftover]:
+def leftovers(store: Store, older_than: timedelta) -> list[Leftover]:
     """What was begun longer ago than that; Failure(STORE) where it cannot be looked at."""
     root = store.local_path("")
     if root is None:
@@ -44,7 +44,7 @@ def leftovers(store: Store, older_than: timedelta = UNFINISHED_AFTER) -> list[Le
     return found
 
 
-def clear_leftovers(store: Store, older_than: timedelta = UNFINISHED_AFTER) -> None:
+def clear_leftovers(store: Store, older_than: timedelta) -> None:
     """Delete what `leftovers` finds."""
     root = store.local_path("")
     if root is None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.failure import Cause, Failure
 from infra.intents import Entry as Rented
 from infra.intents import Intents
-from infra.leftovers import Leftover, leftovers
+from infra.leftovers import UNFINISHED_AFTER, Leftover, leftovers
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.reaper import REPORT, ReaperReport
 from infra.stores import Entry, M, Store
@@ -117,7 +117,7 @@ def survey(store: Store) -> Holdings:
         runs=tuple(runs),
         data=tuple(_data(store, found)),
         history=History.load(store),
-        leftovers=tuple(leftovers(store)),
+        leftovers=tuple(leftovers(store, UNFINISHED_AFTER)),
         strange=found.strange,
         size=sum(entry.size for entry in entries),
     )
@@ -163,11 +163,11 @@ def _run(
     pruned = bool(record) and PRUNED in own and own[PRUNED].modified >= own["run.json"].modified
     claims = [entry.modified for name, entry in own.items() if name.startswith("claims/")]
     if claims and now() - max(claims) < _CLAIMED:
-        return StoredRun(run_id, rest, record, "somebody drives it", pruned)
+        return StoredRun(run_id, rest, record, "driven by somebody", pruned)
     noted = any(name.startswith("intents/") for name in own)
     for one in Intents.load(store, run_id).entries() if noted else ():
         if one.open and not _seen_gone(one, run_id, report):
-            what = f"{one.intent.kind} {one.intent.label} is not proven gone"
+            what = f"its {one.intent.kind} {one.intent.label} is not proven gone"
             return StoredRun(run_id, rest, record, what, pruned)
     if record and record.state == "running":
         heard = max(entry.modified for entry in entries)
@@ -180,11 +180,11 @@ def _at_work(store: Store, record: RunRecord, heard: datetime) -> str:
     result = store.read_whole(run_key(record.run_id, "result.json"), Result)
     match state_of(record, heartbeat, result, now()):
         case "running":
-            return "it is running"
+            return "running"
         case "trained":
-            return "it is trained, and not yet scored"
+            return "trained, and not yet scored"
         case "silent" if now() - heard < _PATIENCE:
-            return "it is silent, but somebody may go on with it"
+            return "silent for less than a week"
     return ""
 
 

@@ -102,19 +102,19 @@ def _runs_that_stay(held: Holdings, terms: Terms) -> tuple[dict[str, str], list[
         began = run.record.started if run.record else None
         why = ""
         if champion and run.run_id == champion.checkpoint.run_id:
-            why = "it is the champion"
+            why = "the champion"
         elif run.in_use:
             why = run.in_use
         elif run.pruned:
             pass
         elif run.run_id in last:
-            why = f"one of the last {terms.keep}"
+            why = f"among the last {terms.keep}"
         elif began and terms.older_than and held.time - began < terms.older_than:
-            why = f"it began less than {terms.older_than.days} days ago"
+            why = f"begun less than {terms.older_than.days} days ago"
         if why or (began and since and began >= since and not run.pruned):
             needed.append(run)
         if why or run.run_id in former:
-            stays[run.run_id] = why or "it was champion"
+            stays[run.run_id] = why or "champion before"
     return stays, needed
 
 

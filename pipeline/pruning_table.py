@@ -35,8 +35,8 @@ def print_pruning(plan: Plan, copies: Sequence[Cached]) -> None:
         console.print(table)
     else:
         console.print("There is nothing that could go.")
-    stays = ", ".join(f"{number} {why}" for why, number in Counter(plan.stays.values()).items())
-    console.print(Text(harmless(f"{len(plan.stays)} run(s) stay{': ' * bool(stays)}{stays}")))
+    for why, number in Counter(plan.stays.values()).items():
+        console.print(Text(harmless(f"stays: {number} × {why}")))
 
 
 def _megabytes(size: int) -> str:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def prune(
     delete: Annotated[bool, typer.Option("--delete", help="Delete, instead of showing.")] = False,
-    keep: Annotated[int, typer.Option(help="So many of the last runs stay.", min=0)] = 10,
+    keep: Annotated[
+        int, typer.Option(metavar="N", help="So many of the last runs stay.", min=0)
+    ] = 10,
     older_than: Annotated[
         int, typer.Option(metavar="DAYS", help="What began less than so long ago stays.", min=0)
     ] = 0,

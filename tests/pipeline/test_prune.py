@@ -158,11 +158,11 @@ def _rents(store: Store) -> None:
 @pytest.mark.parametrize(
     ("happens", "why"),
     [
-        (_runs, "it is running"),
-        (_beats, "it is running"),
-        (_is_trained, "it is trained"),
-        (_is_silent_since_days, "it is silent"),
-        (_is_claimed, "somebody drives it"),
+        (_runs, "running"),
+        (_beats, "running"),
+        (_is_trained, "trained, and not yet scored"),
+        (_is_silent_since_days, "silent for less than a week"),
+        (_is_claimed, "driven by somebody"),
         (_rents, "instance voc-train-run-a-t1 is not proven gone"),
     ],
 )
@@ -265,8 +265,10 @@ def test_a_champion_that_is_made_on_the_way_stays(old: Store) -> None:
 
 @pytest.mark.parametrize(
     "at",
-    ["000009/manifest.json", "000009/checkpoint.pt", "da/manifest.json", "da/index", "da/shards"]
-    + ["urls/a.json", "a.index.jsonl", "a.tar", "splits/da.json"],
+    [
+        *("000009/manifest.json", "000009/checkpoint.pt", "da/manifest.json", "da/index"),
+        *("da/shards", "urls/a.json", "a.index.jsonl", "a.tar", "splits/da.json"),
+    ],
 )
 def test_one_that_is_killed_leaves_nothing_that_looks_whole_and_goes_on(
     old: Store, at: str
