@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
+from infra import notifications
 from infra.buckets import probe
 from infra.clock import Clock
 from infra.failure import Cause, Failure
@@ -86,6 +87,7 @@ def examine(
         "SSH": lambda: _ssh(here),
         "SSH from": lambda: _ssh_from(ssh_from, here),
         "W&B": lambda: wandb_key(ask_wandb),
+        "messages": _messages,
         "disk": lambda: _disk(home),
         "rehearsal": _rehearsal,
     }
@@ -253,6 +255,17 @@ def wandb_key(ask: bool) -> _Seen:
     if answer.status_code != 200 or not answer.json()["data"]["viewer"]:
         return _Seen(False, "W&B does not know the key in WANDB_API_KEY.", cure)
     return _Seen(True, "W&B knows the key in WANDB_API_KEY.")
+
+
+def _messages() -> _Seen:
+    if not notifications.wanted():
+        return _Seen(None, f"Nobody is told how a run ends: {notifications.VARIABLE} is not set.")
+    found = notifications.check()
+    if found.said:
+        cure = "Mend it; Apprise's documentation has each service's URL."
+        return _Seen(False, f"In {notifications.VARIABLE}, {found.said}.", cure)
+    named = ", ".join(found.took)
+    return _Seen(True, f"{named} would be told; `voc-train notify` sends a message to try it.")
 
 
 def _disk(home: Path) -> _Seen:

@@ -13,7 +13,8 @@ from pathlib import Path
 from infra.launch import GROUP
 from infra.processes import end_group, end_with_parent, note_group
 
-_KEYS = ("AWS_", "LINODE_", "PREFECT_")  # environment that the job must not see
+# Environment that the job must not see.
+_KEYS = ("AWS_", "LINODE_", "PREFECT_", "VOC_TRAIN_NOTIFY")
 _TAIL = 1 << 16  # bytes of a job's last words
 
 

@@ -56,6 +56,7 @@ class ReaperReport(BaseModel):
     deletes: bool  # whether it may delete, or only looks
     found: tuple[Found, ...] = ()
     unseen: dict[Kind, str] = {}  # what could not be looked at, and why
+    told: datetime | None = None  # when a person last got a message of what stays that should not
 
     @property
     def expired(self) -> tuple[Found, ...]:

@@ -60,6 +60,9 @@ class PrefectListener:
                 self._show(stage, 100)
         get_run_logger().info("%s: %.1f s%s; %s", stage, seconds, " (reused)" * reused, summary)
 
+    def decided(self, run_id: str, said: str) -> None:
+        """Its stage has said so."""
+
     def ended(self, run_id: str, failure: str | None) -> None:
         if failure:
             get_run_logger().error("run %s failed: %s", run_id, failure)

@@ -131,6 +131,9 @@ class Terminal:
                 markup=False,
             )
 
+    def decided(self, run_id: str, said: str) -> None:
+        """Its stage has said so."""
+
     def ended(self, run_id: str, failure: str | None) -> None:
         if failure:
             typed = " ".join([run_id, *self.options])

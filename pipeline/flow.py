@@ -24,6 +24,7 @@ from pipeline.archive import Archive
 from pipeline.cancellation import heeded
 from pipeline.dataset import local_dataset
 from pipeline.machines import first_that_lasts, must_be_available, preparing_place, workplaces
+from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
@@ -64,7 +65,8 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome | Un
     if runtime.deployment.id:
         end_with_parent()  # without its worker, nobody could cancel it
     earlier = recorded_run(Store.open(parameters.store), resume) if resume else None
-    run = Run(parameters, [artifacts.PrefectListener(), *listening.get()], earlier=earlier)
+    listeners = [artifacts.PrefectListener(), *listening.get()]
+    run = Run(parameters, [*listeners, Messenger(parameters.store)], earlier=earlier)
     if earlier:  # what is refused changes nothing of what is known of it
         must_be_possible(run)
     with heeded(), run.recorded():
@@ -375,6 +377,7 @@ def settle_champion(run: Run, made: Made, evaluation: "Evaluation") -> Settled:
         disputes = settled.pictures(Dataset(made.folder, "val"))
         shown = overview_png(disputes, made.dataset.classes) if disputes else None
         artifacts.show_decision(decision, shown)
+        run.decided(stage.summary)
     return settled
 
 

@@ -68,6 +68,9 @@ class _Told:
     def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
         print(f"{stage} {'reused' if reused else 'done'} in {seconds:.1f} s: {summary}", flush=True)
 
+    def decided(self, run_id: str, said: str) -> None:
+        """As `began`."""
+
     def ended(self, run_id: str, failure: str | None) -> None:
         """As `began`."""
 

@@ -33,6 +33,9 @@ class Listener(Protocol):
     def finished(self, stage: str, seconds: float, reused: bool, summary: str) -> None:
         """A stage ended well."""
 
+    def decided(self, run_id: str, said: str) -> None:
+        """A run's checkpoint was promoted or refused; its stage says so, too."""
+
     def ended(self, run_id: str, failure: str | None) -> None:
         """A run ended; `failure` is the cause and the sentence of one that failed."""
 

@@ -223,6 +223,10 @@ class Run:
         """Tell everybody something that belongs to no stage."""
         tell(self.listeners, lambda listener: listener.said("run", line))
 
+    def decided(self, said: str) -> None:
+        """Tell everybody what became of its checkpoint."""
+        tell(self.listeners, lambda listener: listener.decided(self.run_id, said))
+
     def prepared(self, dataset: "Manifest", sources: dict[str, str]) -> None:
         """Note the dataset, the archives in it and all else that the net will be made from.
 

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from infra.failure import Failure
 from model.errors import InputError
 from pipeline.cli import champions, learning, provenance, rental, runs, stored, wandb_sync
+from pipeline.cli.notify import notify
 from pipeline.cli.options import this_run
 from pipeline.cli.prune import prune
 from pipeline.cli.setup import setup
@@ -60,6 +61,7 @@ app.add_typer(rental.app)
 app.add_typer(wandb_sync.app)
 app.command(short_help="Prepare a Prefect server: deployments, schedules, queue.")(setup)
 app.command(short_help="Show or delete what the store needs no more.")(prune)
+app.command(short_help="Send a message to whoever VOC_TRAIN_NOTIFY names.")(notify)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _SUCCESSION = 1.0  # seconds

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic_core import to_json
 
+from infra.notifications import notify
 from infra.stores import Store
 from pipeline.cli.options import Json, StoreUrl, run_id
 from pipeline.parameters import default_store, home
@@ -74,8 +75,9 @@ def _show(where: Store, history: "History", *, json: bool) -> None:
     made = history.champion
     assert made
     show_champion(where, lambda line: print(line, file=sys.stderr))
+    kept = made.checkpoint
+    notify(f"voc-train: champion now: run {kept.run_id}", made.said)
     if json:
         print(made.model_dump_json())
         return
-    kept = made.checkpoint
     print(f"champion now: run {kept.run_id}, step {kept.step}, mIoU {kept.miou:.4f}")

@@ -36,7 +36,7 @@ def doctor(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Look at token, account, offers, store, reaper, clock, SSH, W&B key and disk.
+    """Look at token, account, offers, store, reaper, clock, SSH, W&B key, messages and disk.
 
     Nothing is created at the provider. Exits with 1 when something that a rental needs is missing.
     """

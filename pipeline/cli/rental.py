@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic_core import to_json
 
-from infra.failure import Failure
+from infra.failure import Cause, Failure
 from infra.stores import Store
 from pipeline.cli.doctor import doctor
 from pipeline.cli.groups import grouped
@@ -78,6 +78,7 @@ def smoke(
     from infra.lease import Patience
     from infra.rental import Rental
     from infra.smoke import smoke as prove
+    from pipeline.messenger import tell_of_failure
     from pipeline.plan import smoke_plan
     from pipeline.rental_tables import print_plan, print_receipt
     from pipeline.run import new_run_id
@@ -106,6 +107,10 @@ def smoke(
             )
         finally:
             rental.tear_down()
+    except Failure as failure:
+        if failure.cause is Cause.LEAKED:
+            tell_of_failure(f"run {rental.run_id}", f"{failure.cause}: {failure}")
+        raise
     finally:
         print_receipt(rental.receipt(), stderr=json)
     if json:
@@ -162,8 +167,10 @@ def _keep_looking(
 def _look(url: str, clock: "Clock", *, delete: bool, run: str | None, json: bool) -> bool:
     """One look of the reaper; returns whether something may be there that should be gone."""
     from infra.linode import Linode
+    from infra.reaper import REPORT, ReaperReport
     from infra.reaper import reap as look
     from infra.visit import access_to
+    from pipeline.messenger import tell_of_leak
     from pipeline.rental_tables import print_reaped
     from pipeline.run import new_run_id
 
@@ -171,7 +178,10 @@ def _look(url: str, clock: "Clock", *, delete: bool, run: str | None, json: bool
     # one of the run's, which it would delete at once.
     with access_to(url, new_run_id(), clock):
         provider, store = Linode.from_environment(clock), Store.open(url)
+        before = store.read_whole(REPORT, ReaperReport)
         report = look(provider, store, clock, delete=delete, run_id=run, say=_say)
+        if run is None:
+            tell_of_leak(store, report, before)
     if json:
         print(report.model_dump_json(), flush=True)
     else:

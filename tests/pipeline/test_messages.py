@@ -1,0 +1,172 @@
+"""Who is told how a run ended, and what."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from commands import COMMAND
+from infra.failure import Cause, Failure
+from infra.protocol import now
+from infra.provider import Kind
+from infra.reaper import Found, ReaperReport, State
+from infra.receipt import Receipt, write_receipt
+from infra.stores import Store
+from pipeline.messenger import Messenger, tell_of_leak
+from pipeline.parameters import Parameters
+from pipeline.run import Run, Unchanged
+from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from servers.receiver import CANARY, Receiver
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Receiver() as receiver:
+        monkeypatch.setenv("VOC_TRAIN_NOTIFY", receiver.url)
+        yield receiver
+
+
+def test_a_decision_and_the_end_are_told_and_the_url_is_kept(
+    receiver: Receiver, tmp_path: Path, store: Store
+) -> None:
+    archive = tmp_path / "shapes.tar"
+    write_sample_archive(archive, train=6, val=3)
+    done = subprocess.run(
+        [
+            *(COMMAND, "run", "local", "--archive", archive, "--promote", "--json"),
+            *("--classes", ",".join(SAMPLE_CLASSES), "--recipe", "tiny", "--workers", "0"),
+            *("--set", "epochs=1", "--set", "min_miou=none", "--wandb", "disabled"),
+            *("--store", store.url),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    outcome = json.loads(done.stdout)
+    decided, ended = receiver.messages
+    assert decided["title"] == f"voc-train: run {outcome['run_id']} was {outcome['decision']}"
+    assert outcome["decision_said"] in decided["message"]
+    assert ended["title"] == (
+        f"voc-train: run {outcome['run_id']} is done, mIoU {outcome['miou']:.4f}"
+    )
+    assert f"report      {outcome['report']}" in ended["message"]
+
+    assert CANARY not in done.stdout + done.stderr
+    for path in [*tmp_path.rglob("*"), *Path(os.environ["PREFECT_HOME"]).rglob("*")]:
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+
+
+@pytest.fixture
+def run(store: Store) -> Run:
+    return Run(Parameters(archives=("a.tar",), store=store.url), [Messenger(store.url)])
+
+
+@pytest.mark.parametrize("cause", [Cause.STALLED, Cause.LEAKED])
+def test_a_failure_is_told_with_cause_cure_and_cost(
+    receiver: Receiver, run: Run, cause: Cause
+) -> None:
+    write_receipt(run.store, Receipt(run_id=run.run_id, time=now(), lines=(), dollars=1.04))
+    with pytest.raises(Failure), run.recorded():
+        raise Failure(cause, "It is not heard. Look there.")
+    (message,) = receiver.messages
+    leaked = cause is Cause.LEAKED
+    assert message["type"] == ("failure" if leaked else "info")
+    assert message["title"] == (
+        f"LEAKED: voc-train: run {run.run_id} left something that costs money"
+        if leaked
+        else f"voc-train: run {run.run_id} failed: STALLED"
+    )
+    assert message["message"] == "It is not heard. Look there.\ncost        $1.04"
+
+
+def test_that_nothing_has_changed_is_told_only_if_wished(
+    receiver: Receiver, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.unchanged = Unchanged(
+        run_id=run.run_id, trained_by="r", decision="promoted", decided=now(), compared="all"
+    )
+    with run.recorded():
+        pass
+    assert receiver.messages == []
+    monkeypatch.setenv("VOC_TRAIN_NOTIFY_UNCHANGED", "1")
+    with run.recorded():
+        pass
+    assert receiver.titles == [f"voc-train: run {run.run_id} had nothing to do"]
+    assert receiver.messages[0]["message"] == run.unchanged.said
+
+
+def test_a_receiver_that_fails_ends_no_run(receiver: Receiver, run: Run) -> None:
+    receiver.status = 500
+    with run.recorded():
+        run.decided("promoted: it is better")
+    assert receiver.titles == [f"voc-train: run {run.run_id} was promoted"]
+
+
+def _seen(store: Store, minutes: float, state: State = "lingers") -> ReaperReport:
+    """A look of a reaper, so many minutes after the first; what it saw is told as it must be."""
+    start = now().replace(year=2026, month=1)
+    found = Found(
+        kind=Kind.INSTANCE, id=7, label="voc-train-r-t1", run_id="r", until=start,
+        dollars_per_hour=0.52, state=state,
+    )  # fmt: skip
+    time = start.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(minutes=minutes)
+    before = store.read("reaper.json", ReaperReport)
+    report = ReaperReport(time=time, deletes=True, found=(found,))
+    store.write("reaper.json", report)
+    tell_of_leak(store, report, before)
+    return report
+
+
+def test_what_a_reaper_cannot_delete_is_told_at_the_second_look_and_each_hour(
+    receiver: Receiver, store: Store
+) -> None:
+    _seen(store, 0)
+    _seen(store, 0.1)  # as another reaper may look in the same moment
+    assert receiver.messages == []
+    _seen(store, 5)
+    (message,) = receiver.messages
+    assert message["title"].startswith("LEAKED: voc-train: a reaper cannot delete")
+    assert message["message"] == "instance voc-train-r-t1 (id 7, $0.52 an hour)"
+    assert message["type"] == "failure"
+    for minutes in range(10, 65, 5):
+        _seen(store, minutes)
+    assert len(receiver.messages) == 1
+    _seen(store, 65)
+    assert len(receiver.messages) == 2
+
+
+def test_what_is_gone_at_the_second_look_is_not_told(receiver: Receiver, store: Store) -> None:
+    _seen(store, 0)
+    _seen(store, 5, "gone")
+    _seen(store, 10)
+    assert receiver.messages == []
+
+
+def test_what_cannot_be_looked_at_twice_is_told(receiver: Receiver, store: Store) -> None:
+    first = ReaperReport(time=now(), deletes=True, unseen={Kind.INSTANCE: "No permission."})
+    second = first.model_copy(update={"time": first.time + timedelta(minutes=5)})
+    tell_of_leak(store, second, first)
+    assert receiver.messages[0]["message"] == "No instance can be looked at: No permission."
+
+
+def test_a_message_can_be_tried(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def notify() -> subprocess.CompletedProcess[str]:
+        command = [COMMAND, "notify", "Hello"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    tried = notify()
+    assert tried.stdout == "JSON took it.\n"
+    assert receiver.messages[0]["message"] == "Hello"
+    monkeypatch.setenv("VOC_TRAIN_NOTIFY", f"json://127.0.0.1:1/{CANARY}")
+    failed = notify()
+    assert failed.returncode == 2
+    assert "JSON did not take the message" in failed.stderr
+    assert CANARY not in failed.stderr
+    monkeypatch.delenv("VOC_TRAIN_NOTIFY")
+    assert "VOC_TRAIN_NOTIFY is not set: put" in notify().stderr
