@@ -72,6 +72,13 @@ def tell_of_failure(what: str, failure: str, more: Iterable[str] = ()) -> None:
     notify(title, "\n".join([said, *more]), urgent=urgent)
 
 
+def last_look(store: Store) -> ReaperReport | None:
+    """What a reaper saw last; not knowing it must keep none from looking now."""
+    with suppress(Failure):
+        return store.read_whole(REPORT, ReaperReport)
+    return None
+
+
 def tell_of_leak(store: Store, report: ReaperReport, before: ReaperReport | None) -> None:
     """Tell of what a reaper that deletes saw at this look as at the one `before`; once an hour.
 
@@ -94,7 +101,8 @@ def tell_of_leak(store: Store, report: ReaperReport, before: ReaperReport | None
         title = "LEAKED: voc-train: a reaper cannot delete what is past its deadline"
         notify(title, "\n".join(lines), urgent=True)
         told = report.time
-    store.write(REPORT, report.model_copy(update={"told": told}))
+    with suppress(Failure):  # it is told again, then
+        store.write(REPORT, report.model_copy(update={"told": told}))
 
 
 def _in_words(found: Found) -> str:

@@ -20,6 +20,7 @@ from infra.simulator import Simulator
 from infra.stores import Store
 from pipeline.reaping import reaper
 from servers.prefect import PrefectServer
+from servers.receiver import Receiver
 
 _REPOSITORY = Path(__file__).parents[3]
 _RUN = "261121-reap1"
@@ -88,13 +89,20 @@ def test_what_is_not_past_its_deadline_stays_and_is_no_failure(
     assert [thing.label for thing in simulator.left()] == [label(_RUN, "v")]
 
 
-def test_it_fails_with_what_lingers(
-    simulator: Simulator, prefect: PrefectServer, look: Any
+def test_it_fails_with_what_lingers_and_tells_of_it_the_second_time(
+    simulator: Simulator, prefect: PrefectServer, look: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator.faults.add("delete_fails", path="/volumes/*")
     rent_volume(simulator, hours=-1)
-    with pytest.raises(Failure, match=label(_RUN, "v")) as caught:
-        look()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Receiver() as receiver:
+        monkeypatch.setenv("VOC_TRAIN_NOTIFY", receiver.url)
+        with pytest.raises(Failure):
+            look()
+        simulator.clock.sleep(60)
+        with pytest.raises(Failure, match=label(_RUN, "v")) as caught:
+            look()
+        assert [title.split(":")[0] for title in receiver.titles] == ["LEAKED"]
     assert caught.value.cause is Cause.LEAKED
     state = latest_state(prefect)
     assert state["type"] == "FAILED"

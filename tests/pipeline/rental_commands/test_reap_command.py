@@ -19,6 +19,7 @@ from infra.provider import VolumeOrder
 from infra.reaper import ReaperReport
 from infra.simulator import Simulator
 from infra.stores import Store
+from servers.receiver import CANARY, Receiver
 
 
 def _volume(simulator: Simulator, *, hours: float) -> None:
@@ -138,3 +139,22 @@ def test_what_could_not_be_seen_is_said_and_no_success(
     assert looked.code == 1
     assert "Could not look after every instance" in looked.words
     assert "among what could be seen" in looked.words
+
+
+def test_what_lingers_at_two_looks_is_told(
+    voc_train: VocTrain, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.faults.add("delete_fails", path="/volumes/*")
+    _volume(simulator, hours=-1)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Receiver() as receiver:
+        monkeypatch.setenv("VOC_TRAIN_NOTIFY", receiver.url)
+        assert voc_train("reap", "--delete").code == 1
+        simulator.clock.sleep(60)
+        assert receiver.messages == []
+        said = voc_train("reap", "--delete")
+        assert said.code == 1
+        (message,) = receiver.messages
+        assert message["title"].startswith("LEAKED: voc-train: a reaper cannot delete")
+        assert label(RUN, "v") in message["message"]
+        assert CANARY not in said.out + said.err

@@ -1,16 +1,20 @@
 """`voc-train smoke` as it is typed, against a simulated account without machines."""
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from commands import VocTrain, home_store
+from infra.lease import Patience
 from infra.receipt import read_receipt
 from infra.simulator import Simulator
 from infra.stores import Store
+from servers.receiver import Receiver
 
 
 def test_a_smoke_test_that_is_declined_creates_nothing(
@@ -81,3 +85,20 @@ def test_nobody_to_ask_is_no_yes(
     _, said = process.communicate("", timeout=120)
     assert (process.returncode, "--yes" in said) == (2, True), said
     assert not simulator.left()
+
+
+def test_a_smoke_test_that_leaks_is_told(
+    voc_train: VocTrain, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.lease.Patience", partial(Patience, capacity=1, deletion=1))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    simulator.faults.add("no_capacity")
+    simulator.faults.add("delete_fails", path="/networking/firewalls/*")
+    with Receiver() as receiver:
+        monkeypatch.setenv("VOC_TRAIN_NOTIFY", receiver.url)
+        said = voc_train("smoke", "--yes", "--no-reaper", "--region", "us-ord")
+        assert said.code == 1
+        assert "Could not be shown gone: firewall" in said.err
+        (message,) = receiver.messages
+    assert re.match(r"LEAKED: voc-train: run \S+ left something that costs", message["title"])
+    assert "firewall" in message["message"]
