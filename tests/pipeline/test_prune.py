@@ -89,6 +89,7 @@ def test_the_champion_stays_with_its_data_and_those_before_it_with_what_the_gate
     put_decision(old, 3, "run-c", "dc", kind="refused")
     make_older(old, 8)
 
+    assert plan_of(old).stays == {"run-b": "the champion", "run-a": "champion before"}
     pruned(old)
 
     assert is_whole(old, "run-a")
@@ -100,6 +101,16 @@ def test_the_champion_stays_with_its_data_and_those_before_it_with_what_the_gate
     assert f"archives/{'b' * 64}.tar" in keys(old)
     assert f"archives/{'a' * 64}.tar" not in keys(old)
     assert pruned(old) == set()
+
+
+def test_a_champions_data_stays_though_its_record_is_lost(old: Store) -> None:
+    put_decision(old, 1, "run-a", "da")
+    old.delete("runs/run-a/run.json")
+    make_older(old, 8)
+    pruned(old)
+    assert is_whole(old, "run-a")
+    assert len(keys(old, "datasets/da")) == 4
+    assert f"archives/{'a' * 64}.tar" in keys(old)
 
 
 def test_after_a_roll_back_the_earlier_champion_keeps_its_data(old: Store) -> None:
