@@ -31,6 +31,7 @@ _RECORDS = ("run.json", "receipt.json", PRUNED, "intents/", "claims/")
 _CLAIMED = timedelta(hours=1)  # since a claim was written, for its owner to be at work perhaps
 _PATIENCE = timedelta(days=7)  # in which somebody may go on with a run that is silent
 _LATE = timedelta(days=1)  # after a lease, in which what was never answered for may still show
+_RUNNING = "running"
 _PREPARATION = "-prepare"  # what the job of a run is called that builds its dataset elsewhere
 _TAR = re.compile(r"archives/([0-9a-f]{64})\.(?:tar|index\.jsonl)")
 
@@ -54,6 +55,7 @@ class StoredRun:
     entries: tuple[Entry, ...]
     record: RunRecord | None = None  # None where there is none that can be read
     in_use: str = ""  # what needs it now, in words
+    at_work: bool = False  # whether that may be somebody who prepares it
     pruned: bool = False
 
 
@@ -163,24 +165,25 @@ def _run(
     pruned = bool(record) and PRUNED in own and own[PRUNED].modified >= own["run.json"].modified
     claims = [entry.modified for name, entry in own.items() if name.startswith("claims/")]
     if claims and now() - max(claims) < _CLAIMED:
-        return StoredRun(run_id, rest, record, "driven by somebody", pruned)
+        return StoredRun(run_id, rest, record, "driven by somebody", True, pruned)
     noted = any(name.startswith("intents/") for name in own)
     for one in Intents.load(store, run_id).entries() if noted else ():
         if one.open and not _seen_gone(one, run_id, report):
             what = f"its {one.intent.kind} {one.intent.label} is not proven gone"
-            return StoredRun(run_id, rest, record, what, pruned)
+            return StoredRun(run_id, rest, record, what, False, pruned)
     if record and record.state == "running":
         heard = max(entry.modified for entry in entries)
-        return StoredRun(run_id, rest, record, _at_work(store, record, heard), pruned)
-    return StoredRun(run_id, rest, record, "", pruned)
+        use = _use_of(store, record, heard)
+        return StoredRun(run_id, rest, record, use, use == _RUNNING, pruned)
+    return StoredRun(run_id, rest, record, pruned=pruned)
 
 
-def _at_work(store: Store, record: RunRecord, heard: datetime) -> str:
+def _use_of(store: Store, record: RunRecord, heard: datetime) -> str:
     heartbeat = store.read_whole(run_key(record.run_id, "heartbeat.json"), Heartbeat)
     result = store.read_whole(run_key(record.run_id, "result.json"), Result)
     match state_of(record, heartbeat, result, now()):
         case "running":
-            return "running"
+            return _RUNNING
         case "trained":
             return "trained, and not yet scored"
         case "silent" if now() - heard < _PATIENCE:

@@ -10,7 +10,7 @@ from infra.notifications import notify
 from infra.reaper import REPORT, Found, ReaperReport
 from infra.receipt import read_receipt
 from infra.stores import Store
-from pipeline.run import RunRecord, recorded_run
+from pipeline.run import recorded_run
 
 _QUIET = "VOC_TRAIN_NOTIFY_UNCHANGED"  # set to anything, a run that had nothing to do says so, too
 _MOMENT, _AGAIN = timedelta(seconds=30), timedelta(hours=1)
@@ -46,12 +46,14 @@ class Messenger:
         """Cause and cure, or what came of it."""
         paid = self._paid(run_id)
         if failure:
-            tell_of_failure(f"run {run_id}", failure, paid)
+            if not failure.startswith(Cause.CLAIMED):  # else it goes on elsewhere
+                tell_of_failure(f"run {run_id}", failure, paid)
             return
         record = recorded_run(Store.open(self._store), run_id)
         if record.outcome:
             title = f"voc-train: run {run_id} is done, mIoU {record.outcome.miou:.4f}"
-            notify(title, "\n".join([*_result(record), *paid]))
+            made = f"checkpoint  {record.outcome.checkpoint}\nreport      {record.outcome.report}"
+            notify(title, "\n".join([made, *paid]))
         elif record.unchanged and os.environ.get(_QUIET):
             notify(f"voc-train: run {run_id} had nothing to do", record.unchanged.said)
 
@@ -110,11 +112,3 @@ def _in_words(found: Found) -> str:
     cost = "" if price is None else f", ${price:.2f} an hour"
     said = f": {found.said}" if found.said else ""
     return f"{found.kind} {found.label} (id {found.id}{cost}){said}"
-
-
-def _result(record: RunRecord) -> list[str]:
-    assert record.outcome
-    lines = [f"checkpoint  {record.outcome.checkpoint}", f"report      {record.outcome.report}"]
-    if record.outcome.decision:
-        lines.append(f"champion    {record.outcome.decision}: {record.outcome.decision_said}")
-    return lines

@@ -129,7 +129,7 @@ def _what_keeps_all_data(held: Holdings) -> dict[str, str]:
     """Runs of which nobody knows what they need."""
     unknown = {}
     for run in held.runs:
-        if run.in_use and not (run.record and run.record.dataset):
+        if run.at_work and not (run.record and run.record.dataset):
             unknown[f"runs/{run.run_id}/"] = (
                 "is at work, and has not noted yet what it needs: no dataset or archive goes"
             )

@@ -85,6 +85,12 @@ def test_a_failure_is_told_with_cause_cure_and_cost(
     assert message["message"] == "It is not heard. Look there.\ncost        $1.04"
 
 
+def test_one_that_was_replaced_tells_of_no_end(receiver: Receiver, run: Run) -> None:
+    with pytest.raises(Failure), run.recorded():
+        raise Failure(Cause.CLAIMED, "Another computer drives it.")
+    assert receiver.messages == []
+
+
 def test_that_nothing_has_changed_is_told_only_if_wished(
     receiver: Receiver, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

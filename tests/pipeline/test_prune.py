@@ -228,6 +228,14 @@ def test_while_a_run_prepares_no_data_goes(old: Store) -> None:
     assert len(keys(old, "archives")) == 9
 
 
+def test_a_run_that_died_while_it_prepared_keeps_no_data(old: Store) -> None:
+    put_run(old, "run-d", days=3, state="running")
+    make_older(old, 3, but="run-a")
+    assert plan_of(old).stays == {"run-d": "silent for less than a week"}
+    pruned(old)
+    assert len(keys(old, "datasets/da")) == 0
+
+
 def test_a_run_that_begins_meanwhile_keeps_the_data(old: Store) -> None:
     held = survey(old)
     plan = decide(held, NONE)
