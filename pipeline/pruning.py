@@ -105,11 +105,9 @@ def _runs_that_stay(held: Holdings, terms: Terms) -> tuple[dict[str, str], list[
             why = "the champion"
         elif run.in_use:
             why = run.in_use
-        elif run.pruned:
-            pass
         elif run.run_id in last:
             why = f"among the last {terms.keep}"
-        elif began and terms.older_than and held.time - began < terms.older_than:
+        elif began and not run.pruned and terms.older_than and held.time - began < terms.older_than:
             why = f"begun less than {terms.older_than.days} days ago"
         if why or (began and since and began >= since and not run.pruned):
             needed.append(run)
