@@ -62,13 +62,14 @@ def test_one_that_fails_is_a_line_in_the_log_without_its_url(
     if wrong == "is away":
         monkeypatch.setenv(VARIABLE, NOBODY)
     elif wrong == "is none":
-        monkeypatch.setenv(VARIABLE, CANARY)
+        monkeypatch.setenv(VARIABLE, f"bogus://{CANARY}")
     monkeypatch.setattr(notifications, "_SECONDS", 2.0 if wrong == "is mute" else 15.0)
     with caplog.at_level(logging.DEBUG):
         notify("run 1 is done", "text")
     (record,) = caplog.records
     assert "nobody may have heard 'run 1 is done'" in record.getMessage()
     assert record.levelno == logging.WARNING
+    assert ("no answer came within 2 s" in record.getMessage()) == (wrong == "is mute")
     shown = capfd.readouterr()
     assert CANARY not in caplog.text + shown.out + shown.err
 
