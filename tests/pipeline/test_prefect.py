@@ -45,6 +45,16 @@ def parameters(archive: Path, store: Path, **overrides: Any) -> str:
     )
 
 
+def latest(prefect: PrefectServer) -> dict[str, Any]:
+    (flow_run,) = prefect.post(
+        "flow_runs/filter",
+        deployments={"name": {"any_": ["local"]}},  # and none of a schedule to come
+        sort="START_TIME_DESC",
+        limit=1,
+    )
+    return dict(flow_run)
+
+
 def processes_of(run_id: str) -> list[psutil.Process]:
     """Every process on this computer whose command line names the run."""
     return [p for p in psutil.process_iter(["cmdline"]) if run_id in (p.info["cmdline"] or [])]
@@ -60,7 +70,7 @@ def test_the_deployment_runs_to_a_checkpoint_and_shows_it(
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
-    (flow_run,) = prefect.post("flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    flow_run = latest(prefect)
     assert flow_run["state"]["type"] == "COMPLETED"
     tasks = prefect.post("task_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
     states = {task["name"].rsplit("-", 1)[0]: task["state"]["type"] for task in tasks}
@@ -115,7 +125,7 @@ def test_a_bad_archive_fails_the_run_with_its_sentence(
         check=False,
     )
     assert done.returncode == 1
-    (flow_run,) = prefect.post("flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    flow_run = latest(prefect)
     assert flow_run["state"]["type"] == "FAILED"
     assert "broken.tar" in flow_run["state"]["message"]
 
@@ -136,7 +146,7 @@ def test_a_cancelled_run_stops_its_training(
     (spec,) = store.glob("runs/*/spec.json")
     run_id = JobSpec.model_validate_json(spec.read_bytes()).run_id
     assert processes_of(run_id)
-    (flow_run,) = prefect.post("flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    flow_run = latest(prefect)
     prefect.run("flow-run", "cancel", flow_run["id"])
     prefect.wait("the end of training", lambda: not processes_of(run_id))
     prefect.wait(

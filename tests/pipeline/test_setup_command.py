@@ -48,13 +48,6 @@ def deployment(server: PrefectServer, name: str) -> dict[str, Any]:
     return dict(server.get(f"deployments/name/{name}"))
 
 
-def switch(server: PrefectServer, name: str, *, active: bool) -> None:
-    """Pause or resume the one schedule of a deployment."""
-    found = deployment(server, name)
-    (schedule,) = found["schedules"]
-    server.patch(f"deployments/{found['id']}/schedules/{schedule['id']}", active=active)
-
-
 def test_what_is_made_the_first_time_is_there_the_second_time(server: PrefectServer) -> None:
     names = {
         *("voc-train", "voc-train-rehearsal", "voc-train-rental", _AUTOMATION),
@@ -70,7 +63,8 @@ def test_what_is_made_the_first_time_is_there_the_second_time(server: PrefectSer
     assert schedule["active"]
     assert schedule["schedule"]["cron"] == "0 2 * * *"
     assert schedule["schedule"]["timezone"] == "Etc/UTC"
-    assert deployment(server, "reaper/reaper")["schedules"][0]["schedule"]["cron"] == "*/10 * * * *"
+    (looks,) = deployment(server, "reaper/reaper")["schedules"]
+    assert (looks["schedule"]["cron"], looks["active"]) == ("*/10 * * * *", True)
 
     assert done(server) == {"was there": names}
     assert deployment(server, "voc-train/nightly")["schedules"] == before["schedules"]
@@ -81,7 +75,7 @@ def test_options_change_what_they_name_and_what_is_paused_stays_paused(
     server: PrefectServer, tmp_path: Path
 ) -> None:
     server.set_up()
-    switch(server, "voc-train/nightly", active=False)
+    server.schedule("voc-train/nightly", active=False)
     server.patch("v2/concurrency_limits/voc-train-rental", limit=2)
     archive = tmp_path / "photos.tar"
     options = ("--archive", str(archive), "--budget", "2", "--set", "epochs=3")
@@ -115,7 +109,7 @@ def test_a_schedule_fires_until_it_is_paused_and_again_when_resumed(
     server.start_worker(at_once, pool="quick")
     server.wait("the second run of the schedule", lambda: len(list(runs.iterdir())) >= 2)
 
-    switch(server, "quick/often", active=False)
+    server.schedule("quick/often", active=False)
     server.wait("the last run", lambda: not unfinished(server))
     finished = set(runs.iterdir())
     often = deployment(server, "quick/often")["id"]  # what is paused is the schedule alone
@@ -127,7 +121,7 @@ def test_a_schedule_fires_until_it_is_paused_and_again_when_resumed(
     assert by_hand.read_text() == "typed"
     assert {one.read_text() for one in finished} == {"scheduled"}
 
-    switch(server, "quick/often", active=True)
+    server.schedule("quick/often", active=True)
     server.wait("a run after that", lambda: len(list(runs.iterdir())) > len(finished) + 1)
 
 

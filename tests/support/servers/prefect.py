@@ -92,6 +92,12 @@ class PrefectServer:
             raise AssertionError(f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}")
         return done
 
+    def schedule(self, deployment: str, *, active: bool) -> None:
+        """Pause or resume the one schedule of a deployment."""
+        found = self.get(f"deployments/name/{deployment}")
+        (schedule,) = found["schedules"]
+        self.patch(f"deployments/{found['id']}/schedules/{schedule['id']}", active=active)
+
     def post(self, path: str, **body: Any) -> Any:
         """Ask the server's API."""
         return self._ask("POST", path, json=body)
