@@ -80,28 +80,33 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome | Un
                 assert run.unchanged
                 return run.unchanged
             made = made_by_store(run, dataset)
-        evaluation = score_again(run, made)
-        settled = settle_champion(run, made, evaluation) if parameters.promote else None
-        report = write_report(run, made, evaluation, settled)
-        checkpoint = made.checkpoint
-        run.outcome = Outcome(
-            run_id=run.run_id,
-            checkpoint=str(run.folder / "checkpoint.pt"),
-            sha256=checkpoint.sha256,
-            weights_digest=checkpoint.weights_digest,
-            miou=evaluation.score.miou,
-            iou=evaluation.score.iou,
-            dice=evaluation.score.dice,
-            report=report,
-            seconds={stage.name: round(stage.seconds, 3) for stage in run.stages},
-            reused=tuple(stage.name for stage in run.stages if stage.reused),
-            decision=settled.decision.kind if settled else None,
-            decision_said=settled.decision.said if settled else "",
-        )
-        artifacts.summarise(run.outcome, run.stages, evaluation.score)
-        if settled and settled.decision.kind == "promoted":
-            show_champion(run.store, run.say)
-        must_pass_gate(checkpoint.recipe, evaluation.score.miou, report)
+        return score(run, made)
+
+
+def score(run: Run, made: Made) -> Outcome:
+    """Score what was made, report it, and hold it against champion and gate."""
+    evaluation = score_again(run, made)
+    settled = settle_champion(run, made, evaluation) if run.parameters.promote else None
+    report = write_report(run, made, evaluation, settled)
+    checkpoint = made.checkpoint
+    run.outcome = Outcome(
+        run_id=run.run_id,
+        checkpoint=str(run.folder / "checkpoint.pt"),
+        sha256=checkpoint.sha256,
+        weights_digest=checkpoint.weights_digest,
+        miou=evaluation.score.miou,
+        iou=evaluation.score.iou,
+        dice=evaluation.score.dice,
+        report=report,
+        seconds={stage.name: round(stage.seconds, 3) for stage in run.stages},
+        reused=tuple(stage.name for stage in run.stages if stage.reused),
+        decision=settled.decision.kind if settled else None,
+        decision_said=settled.decision.said if settled else "",
+    )
+    artifacts.summarise(run.outcome, run.stages, evaluation.score)
+    if settled and settled.decision.kind == "promoted":
+        show_champion(run.store, run.say)
+    must_pass_gate(checkpoint.recipe, evaluation.score.miou, report)
     return run.outcome
 
 

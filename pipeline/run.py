@@ -42,6 +42,15 @@ class StageRecord(BaseModel):
     summary: str
 
 
+class Trial(BaseModel):
+    """One combination of a sweep's settings, and the run that trains it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    settings: dict[str, str]  # those that differ between trials, as typed
+
+
 class RunRecord(BaseModel):
     """What the controller writes to `runs/<run>/run.json`, at the start and at the end."""
 
@@ -59,6 +68,7 @@ class RunRecord(BaseModel):
     message: str = ""
     outcome: "Outcome | None" = None
     unchanged: "Unchanged | None" = None
+    trials: tuple[Trial, ...] = ()  # of a sweep, which has no checkpoint of its own
 
 
 class Outcome(BaseModel):
@@ -155,12 +165,16 @@ class Run:
         listeners: Sequence[Listener],
         *,
         earlier: RunRecord | None = None,
+        run_id: str | None = None,
+        trials: tuple[Trial, ...] = (),
     ) -> None:
+        """`run_id` is that of a sweep's trial, and `trials` are a sweep's own."""
         self.earlier = earlier
+        self.trials = earlier.trials if earlier else trials
         self.parameters = parameters
         self.listeners = listeners
         self.store = Store.open(parameters.store)
-        self.run_id = earlier.run_id if earlier else new_run_id()
+        self.run_id = earlier.run_id if earlier else run_id or new_run_id()
         self.stages: list[StageRecord] = []
         self.spool = home() / "spool"
         self.job_folder = home() / "jobs" / self.run_id
@@ -175,20 +189,21 @@ class Run:
         self._hold: Hold | None = None
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
+    def recorded(self, *, then: WrittenState = "done") -> Iterator[None]:
         """Drive the run, and keep `run.json` true about how it stands, however it ends.
 
+        `then` is how it stands where the block ends well: a trial that is trained is not yet done.
         Raises Failure(CLAIMED) where another controller drives it; the record is that one's then.
         """
         with Hold(self.store, self.run_id, say=self.say) as self._hold:
-            yield from self._recorded()
+            yield from self._recorded(then)
 
     def must_hold(self) -> None:
         """Raise Failure(CLAIMED) where another controller drives the run by now."""
         if self._hold:
             self._hold.must_hold()
 
-    def _recorded(self) -> Iterator[None]:
+    def _recorded(self, then: WrittenState) -> Iterator[None]:
         self._record("running")
         tell(self.listeners, lambda listener: listener.began(self.run_id))
         try:
@@ -205,7 +220,7 @@ class Run:
             tell(self.listeners, lambda listener: listener.ended(self.run_id, failure))
             raise
         self.must_hold()
-        self._record("unchanged" if self.unchanged else "done")
+        self._record("unchanged" if self.unchanged else then)
         tell(self.listeners, lambda listener: listener.ended(self.run_id, None))
 
     @contextmanager
@@ -271,6 +286,7 @@ class Run:
             message=message,
             outcome=self.outcome,
             unchanged=self.unchanged,
+            trials=self.trials,
         )
         self.store.write(run_key(self.run_id, "run.json"), record)
 

@@ -18,6 +18,7 @@ from pipeline.run import Outcome
 
 if TYPE_CHECKING:
     from model.evaluate import Score
+    from pipeline.sweep import Comparison
 
 _FIXED = {"name", "summary"}
 
@@ -100,6 +101,39 @@ def _meaning(field: FieldInfo) -> str:
         choices = get_args(field.annotation)
         said.insert(0, f"one of {', '.join(choices)}" if choices[1:] else "the only one so far")
     return "; ".join(said)
+
+
+def print_comparison(sweep: "Comparison") -> None:
+    """A sweep's trials, best first, and where plot and report lie."""
+    table = Table(*sweep.varied, box=None, pad_edge=False, header_style="bold")
+    paid = sweep.dollars is not None
+    for title in ("mIoU", "Dice", "seconds", *(["dollars"] if paid else [])):
+        table.add_column(title, justify="right")
+    table.add_column("run", no_wrap=True)
+    table.add_column("")
+    for row in sweep.rows:
+        numbers = [_share(row.miou), _share(row.dice), _rounded(row.seconds, 0)]
+        numbers += [_rounded(row.dollars, 2)] if paid else []
+        best = row.run_id == sweep.best
+        table.add_row(
+            *map(escape, row.settings.values()),
+            *numbers,
+            escape(row.run_id),
+            "best" if best else row.how_it_stands,
+            style="bold" if best else "",
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for row in sweep.rows:
+        if row.cause:
+            console.print(Text(harmless(f"{row.run_id}  {row.cause}: {row.message}"), style="dim"))
+    for what, path in (("plot", sweep.plot), ("report", sweep.report)):
+        if path:
+            console.print(f"{what:<8}{path}", markup=False)
+
+
+def _rounded(value: float | None, places: int) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
 
 
 def print_score(score: "Score") -> None:

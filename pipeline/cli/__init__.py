@@ -17,7 +17,7 @@ from pydantic_core import to_json
 
 from infra.failure import Failure
 from model.errors import InputError
-from pipeline.cli import champions, learning, provenance, rental, runs, stored, wandb_sync
+from pipeline.cli import champions, learning, provenance, rental, runs, stored, sweeps, wandb_sync
 from pipeline.cli.notify import notify
 from pipeline.cli.options import this_run
 from pipeline.cli.prune import prune
@@ -53,6 +53,9 @@ def _options(
 app.add_typer(runs.app, name="run")
 app.command(short_help="Try the whole rental here, against a simulated Linode.")(runs.rehearse)
 app.command(short_help="Go on with a run that was interrupted.")(runs.resume)
+app.command(short_help="Compare settings: train with each of them, one after the other.")(
+    sweeps.sweep
+)
 app.add_typer(stored.app)
 app.add_typer(champions.app)
 app.add_typer(learning.app)

@@ -3,10 +3,10 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -38,10 +38,13 @@ from pipeline.cli.options import (
     this_run,
 )
 from pipeline.parameters import Parameters, default_ssh_from, default_store
-from pipeline.run import Outcome, Unchanged, recorded_run
+from pipeline.run import Outcome, RunRecord, Unchanged, recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
+    from pipeline.run import Outcome
+
+T = TypeVar("T")
 
 app = typer.Typer(help="Run the whole flow.", no_args_is_help=True)
 
@@ -118,7 +121,7 @@ def run_linode(
         force=force,
     )
     with shown() as terminal:
-        _show_plan(parameters)
+        show_plan(parameters)
         if not yes:
             must_agree()
         _run(parameters, terminal, json=json)
@@ -199,7 +202,7 @@ def rehearse(
     )
     with shown() as terminal, rehearsal(Store.open(parameters.store), speed):
         terminal.rehearses = True
-        _show_plan(parameters)
+        show_plan(parameters)
         _run(parameters, terminal, json=json)
 
 
@@ -237,31 +240,46 @@ def _resume(where: Store, run: str, changed: dict[str, Any], *, yes: bool, json:
     if record.unchanged:
         raise InputError(f"Run {run} has ended: {record.unchanged.said}.")
     if record.state == "done":
-        raise InputError(f"Run {run} is done; `voc-train fetch {run}` brings its checkpoint home.")
+        what = "status" if record.trials else "fetch"
+        shows = "shows its settings" if record.trials else "brings its checkpoint home"
+        raise InputError(f"Run {run} is done; `voc-train {what} {run}` {shows}.")
     terms = record.parameters.get("rental") or {}
     parameters = checked(
         Parameters,
         **record.parameters | {"store": where.url, "rental": terms | changed},
     )
     with shown() as terminal:
-        if parameters.machine == "linode" and not yes and not _is_trained(where, run, parameters):
+        if (
+            parameters.machine == "linode"
+            and not yes
+            and not _is_trained(where, record, parameters)
+        ):
             print(_FOLLOWED, file=sys.stderr)
-            _show_plan(parameters, goes_on=True)
+            show_plan(parameters, goes_on=True)
             must_agree(
                 "Go on?",
                 "Not gone on. What the run has rented stays until its deadline, and costs: see "
                 f"`voc-train reap --run {run}`, which deletes it with --delete.",
             )
+        if record.trials:
+            from pipeline.cli.sweeps import run_sweep
+
+            run_sweep(parameters, terminal, json=json, resume=record.run_id)
+            return
         _run(parameters, terminal, json=json, resume=record.run_id)
 
 
-def _is_trained(where: Store, run: str, parameters: Parameters) -> bool:
+def _is_trained(where: Store, record: RunRecord, parameters: Parameters) -> bool:
     """Whether all that is left is to fetch the checkpoint and to delete, which costs nothing."""
-    result = where.read_whole(run_key(run, "result.json"), Result)
+    if record.trials:
+        from pipeline.sweep import all_over
+
+        return all_over(where, record)
+    result = where.read_whole(run_key(record.run_id, "result.json"), Result)
     return not parameters.by_volume and result is not None and result.cause is None
 
 
-def _show_plan(parameters: Parameters, *, goes_on: bool = False) -> None:
+def show_plan(parameters: Parameters, *, goes_on: bool = False) -> None:
     """One screen: what it costs at the most, and what will be created."""
     from pipeline.plan import make_plan
     from pipeline.rental_tables import print_plan
@@ -290,7 +308,18 @@ def _run(
 def run_flow(
     parameters: Parameters, terminal: "Terminal", *, resume: str | None = None
 ) -> Outcome | Unchanged:
-    """Run the flow with a server that is ours where there is none, and show how far it is."""
+    """Run the flow `voc-train`."""
+
+    def flow() -> Outcome | Unchanged:
+        from pipeline.flow import voc_train
+
+        return voc_train(parameters, resume)
+
+    return driven(parameters, terminal, flow)
+
+
+def driven(parameters: Parameters, terminal: "Terminal", flow: Callable[[], T]) -> T:
+    """Run a flow with a server that is ours where there is none, and show it on the way."""
     store = Store.open(parameters.store)  # refused now rather than after Prefect's start
     if store.url != Store.open(default_store()).url:
         terminal.options = ("--store", shlex.quote(store.url))
@@ -303,10 +332,8 @@ def run_flow(
             from pipeline.temporary_server import prefect_server
 
             with prefect_server():
-                from pipeline.flow import voc_train
-
                 listening.set((terminal,))
-                return voc_train(parameters, resume)
+                return flow()
     finally:
         if terminal.run_id and parameters.machine == "linode":
             _show_receipt(store, terminal.run_id)

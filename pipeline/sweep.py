@@ -1,0 +1,154 @@
+"""How a sweep stands: its trials as the store knows them, best first.
+
+A sweep is a run that has trials and no checkpoint; each trial is a run of its own. All of this is
+read from their records, so that it can be told at any time, from any computer.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.clock import Clock
+from infra.failure import Cause
+from infra.intents import Intents, total
+from infra.protocol import Result, run_key
+from infra.stores import Store
+from pipeline.run import Outcome, RunRecord, Trial, WrittenState
+
+# What tells of the settings and not of the machine: tried again, it would end the same way.
+_OF_THE_SETTINGS = {Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.BELOW_GATE, Cause.BAD_INPUT}
+
+
+class Row(BaseModel):
+    """One trial of a sweep."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    settings: dict[str, str]
+    state: WrittenState | None  # None where it was not begun
+    miou: float | None = None  # on the validation set, at the photos' own size
+    dice: float | None = None  # of the foreground class; of several classes the mean of all
+    seconds: float | None = None  # of training, by its machine's clock; of the latest attempt
+    dollars: float | None = None  # its share, by seconds, of what the sweep's machines cost
+    cause: Cause | None = None
+    message: str = ""
+    curve: tuple[tuple[float, float], ...] = ()  # epoch, mIoU on the validation set
+
+    @property
+    def how_it_stands(self) -> str:
+        """In a word or two."""
+        return self.cause or {None: "not begun", "running": "not scored"}.get(self.state, "")
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it may be the best: scored, and not refused by the recipe's gate."""
+        return self.miou is not None and self.cause is None
+
+
+class Comparison(BaseModel):
+    """A sweep's trials, best first; `--json` prints it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    recipe: str
+    rows: tuple[Row, ...]
+    best: str | None  # run id of the trial with the highest mIoU
+    dollars: float | None  # None where nothing was rented
+    report: str = ""  # paths on this computer
+    plot: str = ""
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The settings that differ."""
+        return tuple(self.rows[0].settings)
+
+
+def compare(store: Store, record: RunRecord) -> Comparison:
+    """The trials of a sweep, best first; those without a score as they were ordered."""
+    rows = [_row(store, trial) for trial in record.trials]
+    dollars = _dollars(store, record.run_id)
+    if dollars is not None:
+        rows = _shared(dollars, rows)
+    rows.sort(key=lambda row: (not row.is_good, -(row.miou or 0)))
+    return Comparison(
+        run_id=record.run_id,
+        recipe=str(record.parameters.get("recipe", "")),
+        rows=tuple(rows),
+        best=rows[0].run_id if rows[0].is_good else None,
+        dollars=dollars,
+    )
+
+
+def is_over(store: Store, record: RunRecord | None) -> bool:
+    """Whether there is nothing left to train: it ended well, or as it would end again."""
+    if record is None:
+        return False
+    if record.state == "failed":
+        return record.cause in _OF_THE_SETTINGS
+    result = store.read_whole(run_key(record.run_id, "result.json"), Result)
+    return record.state == "done" or (result is not None and result.cause is None)
+
+
+def all_over(store: Store, record: RunRecord) -> bool:
+    """Whether no trial of a sweep is left to train."""
+    keys = (run_key(trial.run_id, "run.json") for trial in record.trials)
+    return all(is_over(store, store.read(key, RunRecord)) for key in keys)
+
+
+def _row(store: Store, trial: Trial) -> Row:
+    record = store.read(run_key(trial.run_id, "run.json"), RunRecord)
+    if record is None:
+        return Row(run_id=trial.run_id, settings=trial.settings, state=None)
+    result = store.read_whole(run_key(trial.run_id, "result.json"), Result)
+    outcome = record.outcome
+    return Row(
+        run_id=trial.run_id,
+        settings=trial.settings,
+        state=record.state,
+        miou=outcome.miou if outcome else None,
+        dice=_dice(outcome) if outcome else None,
+        seconds=(result.ended - result.started).total_seconds() if result else None,
+        cause=record.cause,
+        message=record.message,
+        curve=_curve(store.get(run_key(trial.run_id, "metrics.jsonl")) or b""),
+    )
+
+
+def _dice(outcome: Outcome) -> float | None:
+    """Of the one foreground class, or the mean over the classes that occur."""
+    found = list(outcome.dice.values())
+    if len(found) == 2:
+        return found[1]
+    known = [dice for dice in found if dice is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _curve(metrics: bytes) -> tuple[tuple[float, float], ...]:
+    points = []
+    for line in metrics.splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a damaged line hides no other
+            record = json.loads(line)
+            if record["kind"] == "epoch":
+                points.append((float(record["epoch"]), float(record["miou"])))
+    return tuple(points)
+
+
+def _dollars(store: Store, run_id: str) -> float | None:
+    """What the sweep's machines have cost until now."""
+    rented = Intents.load(store, run_id).entries()
+    return total(rented, Clock.from_environment().now()) if rented else None
+
+
+def _shared(dollars: float, rows: Sequence[Row]) -> list[Row]:
+    """Boot and set-up are shared like the rest: by the seconds that each trial took."""
+    seconds = sum(row.seconds or 0 for row in rows)
+    return [
+        row.model_copy(update={"dollars": round(dollars * row.seconds / seconds, 4)})
+        if row.seconds
+        else row
+        for row in rows
+    ]

@@ -1,0 +1,217 @@
+"""The flow `sweep`: every combination of some settings, one after the other on one machine.
+
+The dataset is prepared once and a machine rented once. Each combination is a trial: a run of its
+own, by the flow's own parts. First all are trained, then the machine is gone, then all are scored.
+Nothing is promoted.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from prefect import flow
+
+from infra.failure import Cause, Failure
+from infra.machines import LocalMachine
+from infra.protocol import run_key
+from infra.stores import Store
+from model.dataset import Manifest
+from model.errors import InputError
+from pipeline import artifacts
+from pipeline.cancellation import heeded
+from pipeline.dataset import local_dataset
+from pipeline.flow import Made, fetch_best, must_be_possible, prepared_in_store, score, train_net
+from pipeline.grid import combinations, in_words
+from pipeline.machines import first_that_lasts, workplaces
+from pipeline.parameters import Parameters, home
+from pipeline.preparation import must_be_trainable
+from pipeline.progress import Listener, listening
+from pipeline.run import Run, RunRecord, Trial, new_run_id, recorded_run
+from pipeline.sweep import Comparison, compare, is_over
+from pipeline.sweep_report import write_comparison
+from pipeline.tenancy import Workplace
+
+# After these nothing is done any more: it is another controller's, or something costs money still.
+_AT_ONCE = {Cause.CLAIMED, Cause.LEAKED}
+# For these no other trial would fare better on the same machine.
+_OF_ALL = {Cause.CLAIMED, Cause.STORE, Cause.HOST_KEY, Cause.DEADLINE}
+_CHANCES = 2  # machines that may be lost with one trial; it is not given a third
+
+
+@flow(name="sweep", flow_run_name="{parameters.recipe}", validate_parameters=True)
+def sweep(
+    parameters: Parameters, grid: dict[str, list[str]] | None = None, resume: str | None = None
+) -> Comparison:
+    """Train a recipe with every combination of the grid, and compare what comes of it.
+
+    With `resume`, the id of an earlier sweep, it goes on where that one is: what is trained stays.
+    """
+    store = Store.open(parameters.store)
+    earlier = recorded_run(store, resume) if resume else None
+    listeners = [artifacts.PrefectListener(), *listening.get()]
+    run = Run(parameters, listeners, earlier=earlier, trials=trials_of(parameters, grid or {}))
+    trials = Trials(run)
+    if earlier:  # what is refused changes nothing of what is known of it
+        trials.must_be_possible()
+    with heeded(), run.recorded():
+        if not earlier:
+            trials.must_be_possible()
+        dataset = prepared_in_store(run)
+        unfinished = trials.train(dataset)
+        trials.score(dataset)
+        comparison = write_comparison(run, compare(store, recorded_run(store, run.run_id)))
+        must_be_whole(comparison, unfinished)
+    return comparison
+
+
+def trials_of(parameters: Parameters, grid: Mapping[str, list[str]]) -> tuple[Trial, ...]:
+    """A trial for each combination of the grid, if there is one; InputError where it is none."""
+    found = combinations(parameters.recipe, parameters.overrides, grid) if grid else []
+    return tuple(Trial(run_id=new_run_id(), settings=settings) for settings in found)
+
+
+def must_be_whole(comparison: Comparison, unfinished: Failure | None) -> None:
+    """Raise the Failure that ended the sweep early, or that of trials of which none is good."""
+    rows, run_id = comparison.rows, comparison.run_id
+    if unfinished:
+        left = sum(row.miou is None and row.state != "failed" for row in rows)
+        raise Failure(
+            unfinished.cause,
+            f"{unfinished} {left} of {len(rows)} settings were not begun; `voc-train resume "
+            f"{run_id}` goes on with them, `voc-train status {run_id}` shows what is known.",
+        ) from unfinished
+    if comparison.best is None:
+        raise Failure(
+            rows[0].cause or Cause.INTERNAL,
+            f"None of the {len(rows)} settings has a good end; {in_words(rows[0].settings)}: "
+            f"{rows[0].message}",
+        )
+
+
+class Trials:
+    """The runs of a sweep: trained one after the other, and scored when all are."""
+
+    def __init__(self, sweep: Run) -> None:
+        self._sweep = sweep
+        self._store = sweep.store
+        self._lost: Counter[str] = Counter()  # machines, by run
+        self._quickest: float | None = None  # seconds of a trial
+        self._runs = [self._run(n, trial) for n, trial in enumerate(sweep.trials, 1)]
+
+    def _run(self, number: int, trial: Trial) -> Run:
+        parameters, of = self._sweep.parameters, len(self._sweep.trials)
+        overrides = parameters.overrides | trial.settings
+        run = Run(
+            parameters.model_copy(update={"overrides": overrides, "promote": False}),
+            [
+                _Trial(listener, f"setting {number} of {of}: {in_words(trial.settings)}")
+                for listener in self._sweep.listeners
+            ],
+            earlier=self._record(trial.run_id),
+            run_id=trial.run_id,
+        )
+        run.stages.extend(run.earlier.stages if run.earlier else ())
+        return run
+
+    def _record(self, run_id: str) -> RunRecord | None:
+        return self._store.read(run_key(run_id, "run.json"), RunRecord)
+
+    def _is_over(self, run: Run) -> bool:
+        return is_over(self._store, self._record(run.run_id))
+
+    def must_be_possible(self) -> None:
+        """Refuse what cannot work now, rather than after the first trial."""
+        parameters = self._sweep.parameters
+        if parameters.machine == "ssh" or parameters.by_volume:
+            raise InputError("A sweep trains here, or at Linode by way of a bucket.")
+        if parameters.promote:
+            raise InputError("A sweep promotes nothing; `voc-train promote RUN` does.")
+        if not self._runs:
+            raise InputError("There is nothing to compare: give a setting several values.")
+        for run in self._runs:
+            must_be_trainable(run.parameters)
+        if not all(map(self._is_over, self._runs)):
+            must_be_possible(self._sweep)
+
+    def train(self, dataset: Manifest) -> Failure | None:
+        """Train what is not over yet; what kept it from training all of it, if anything did."""
+        if all(map(self._is_over, self._runs)):
+            return None
+        try:
+            with workplaces(self._sweep, dataset) as places:  # gone after this block
+                first_that_lasts(places, lambda place: self._train_at(place, dataset))
+        except Failure as failure:
+            if failure.cause in _AT_ONCE:
+                raise
+            return failure
+        return None
+
+    def _train_at(self, place: Workplace, dataset: Manifest) -> None:
+        until = time.monotonic() + place.seconds
+        for run in self._runs:
+            if self._is_over(run) or self._lost[run.run_id] >= _CHANCES:
+                continue
+            begun = time.monotonic()
+            if (until - begun) < (self._quickest or 0):
+                raise Failure(
+                    Cause.DEADLINE,
+                    f"The time limit or the budget leaves {(until - begun) / 60:.0f} minutes, and "
+                    f"the quickest setting took {(self._quickest or 0) / 60:.0f}.",
+                )
+            try:
+                with run.recorded(then="running"):  # it is done when it is scored
+                    run.prepared(dataset, self._sweep.sources)
+                    train_net(run, dataset, self._place_of(run, place, until - begun))
+            except Failure as failure:
+                self._note(run, failure)
+            else:
+                took = time.monotonic() - begun
+                self._quickest = min(took, self._quickest or took)
+
+    def _place_of(self, run: Run, place: Workplace, seconds: float) -> Workplace:
+        """The machine with what is left of its time; here a job has a folder for its run."""
+        if self._sweep.parameters.machine == "local":
+            place = replace(place, machine=LocalMachine(run.job_folder))
+        return replace(place, seconds=seconds)
+
+    def _note(self, run: Run, failure: Failure) -> None:
+        """Raise what ends the work at this machine; anything else is its trial's end alone."""
+        if failure.cause in _OF_ALL:
+            raise failure
+        if failure.of_the_machine and self._sweep.parameters.machine == "linode":
+            self._lost[run.run_id] += 1
+            raise failure
+        self._sweep.say(f"{failure.cause}: {failure}")
+
+    def score(self, dataset: Manifest) -> None:
+        """Bring every checkpoint home that has no score yet, and score it."""
+        folder = None
+        for run in self._runs:
+            record = self._record(run.run_id)
+            if record is None or record.state != "running" or not is_over(self._store, record):
+                continue
+            folder = folder or local_dataset(dataset, self._store, home() / "datasets")
+            try:
+                with run.recorded():
+                    score(run, Made(dataset, fetch_best(run, self._store), folder))
+            except Failure as failure:
+                if failure.cause in _AT_ONCE:
+                    raise
+                self._sweep.say(f"{failure.cause}: {failure}")
+
+
+class _Trial:
+    """Tells a sweep's listener of a trial: it begins and ends within the sweep."""
+
+    def __init__(self, listener: Listener, title: str) -> None:
+        self._listener = listener
+        self._title = title
+        self.started, self.advanced = listener.started, listener.advanced
+        self.said, self.finished = listener.said, listener.finished
+
+    def began(self, run_id: str) -> None:
+        self._listener.said("run", f"{self._title} (run {run_id})")
+
+    def ended(self, run_id: str, failure: str | None) -> None:
+        """Whoever drives the sweep says what it means for that."""
