@@ -21,6 +21,7 @@ from infra.reaper import ReaperReport
 from infra.receipt import Receipt
 from pipeline.champion import Decision
 from pipeline.run import Outcome, StageRecord, Unchanged
+from pipeline.sweep import Comparison
 
 if TYPE_CHECKING:
     from model.evaluate import Score
@@ -221,4 +222,25 @@ def show_reaped(report: ReaperReport) -> None:
             table=rows,
             key="voc-train-reaped",
             description=f"what the reaper saw at {report.time:%Y-%m-%d %H:%M} UTC",
+        )
+
+
+def show_comparison(sweep: Comparison) -> None:
+    """A sweep's trials as a table, best first."""
+    with _if_it_can_be_told():
+        create_table_artifact(
+            table=[
+                {
+                    **row.settings,
+                    "mIoU": _number(row.miou),
+                    "Dice": _number(row.dice),
+                    "seconds": row.seconds,
+                    "dollars": row.dollars,
+                    "run": row.run_id,
+                    "": "best" if row.run_id == sweep.best else row.how_it_stands,
+                }
+                for row in sweep.rows
+            ],
+            key="voc-train-sweep",
+            description=f"settings of {sweep.recipe}, best first",
         )

@@ -15,6 +15,8 @@ from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
 from pipeline.console import harmless
 from pipeline.run import RunRecord, WrittenState, recorded_run
+from pipeline.sweep import Comparison, compare
+from pipeline.tables import print_comparison
 
 _SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
 _SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before training
@@ -57,6 +59,7 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
         "result": result.model_dump(mode="json") if result else None,
         "checkpoints": list(store.folders(run_key(run_id, "checkpoints"))),
         "dollars": costs.dollars(Clock.from_environment().now()) if costs else None,
+        "comparison": compare(store, record).model_dump(mode="json") if record.trials else None,
         "costs_still": [intent.model_dump(mode="json") for intent in still],
     }
 
@@ -102,6 +105,8 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
         step = run["checkpoints"][-1].lstrip("0") or "0"
         show(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}")
     _print_cost(run, show)
+    if run["comparison"]:
+        print_comparison(Comparison.model_validate(run["comparison"]))
     if run["outcome"]:
         show(f"mIoU {run['outcome']['miou']:.4f}")
         show(f"checkpoint  {run['outcome']['checkpoint']}")

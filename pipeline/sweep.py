@@ -87,16 +87,24 @@ def is_over(store: Store, record: RunRecord | None) -> bool:
     """Whether there is nothing left to train: it ended well, or as it would end again."""
     if record is None:
         return False
-    if record.state == "failed":
-        return record.cause in _OF_THE_SETTINGS
-    result = store.read_whole(run_key(record.run_id, "result.json"), Result)
-    return record.state == "done" or (result is not None and result.cause is None)
+    failed_itself = record.state == "failed" and record.cause in _OF_THE_SETTINGS
+    return failed_itself or record.state == "done" or _is_trained(store, record)
+
+
+def is_unscored(store: Store, record: RunRecord | None) -> bool:
+    """Whether it is trained to its end, and nobody has scored it yet."""
+    return record is not None and record.outcome is None and _is_trained(store, record)
 
 
 def all_over(store: Store, record: RunRecord) -> bool:
     """Whether no trial of a sweep is left to train."""
     keys = (run_key(trial.run_id, "run.json") for trial in record.trials)
     return all(is_over(store, store.read(key, RunRecord)) for key in keys)
+
+
+def _is_trained(store: Store, record: RunRecord) -> bool:
+    result = store.read_whole(run_key(record.run_id, "result.json"), Result)
+    return result is not None and result.cause is None
 
 
 def _row(store: Store, trial: Trial) -> Row:

@@ -69,13 +69,10 @@ def _figure(comparison: Comparison) -> "Figure":
 
 def _draw_curves(axes: "Axes", rows: Sequence[Row]) -> None:
     """Every trial's validation mIoU, the best on top; a ring is around the best epoch."""
-    from matplotlib import colormaps
-
     drawn = [row for row in rows if row.curve]
-    colours = colormaps["viridis"]
     for place, row in reversed([*enumerate(drawn)]):
         named = place < _NAMED
-        colour = colours(0.9 * place / max(1, min(len(drawn), _NAMED) - 1)) if named else "0.85"
+        colour = f"C{place}" if named else "0.85"  # matplotlib's ten
         epochs, mious = zip(*row.curve, strict=True)
         label = in_words(row.settings) + (f" ({row.cause})" if row.cause else "")
         axes.plot(
@@ -133,7 +130,7 @@ def _draw_dots(axes: "Axes", rows: Sequence[Row]) -> None:
     places = range(len(drawn))
     axes.plot([miou for _, miou in drawn], places, "o", color="tab:blue")
     axes.set_yticks(places, [name for name, _ in drawn], fontsize=8)
-    axes.set(xlabel="mIoU", ylim=(len(drawn) - 0.5, -0.5))
+    axes.set(xlabel="mIoU", ylim=(max(1, len(drawn)) - 0.5, -0.5))
     _plain(axes)
 
 

@@ -1,14 +1,15 @@
 """The flow `sweep`: every combination of some settings, one after the other on one machine.
 
 The dataset is prepared once and a machine rented once. Each combination is a trial: a run of its
-own, by the flow's own parts. First all are trained, then the machine is gone, then all are scored.
-Nothing is promoted.
+own, by the parts of the flow `voc-train`. First all are trained, then the machine is gone, then all
+are scored. Nothing is promoted.
 """
 
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from prefect import flow
 
@@ -28,13 +29,16 @@ from pipeline.parameters import Parameters, home
 from pipeline.preparation import must_be_trainable
 from pipeline.progress import Listener, listening
 from pipeline.run import Run, RunRecord, Trial, new_run_id, recorded_run
-from pipeline.sweep import Comparison, compare, is_over
+from pipeline.sweep import Comparison, compare, is_over, is_unscored
 from pipeline.sweep_report import write_comparison
 from pipeline.tenancy import Workplace
 
+if TYPE_CHECKING:
+    from model.checkpoint import CheckpointManifest
+
 # After these nothing is done any more: it is another controller's, or something costs money still.
 _AT_ONCE = {Cause.CLAIMED, Cause.LEAKED}
-# For these no other trial would fare better on the same machine.
+# After these no other trial would fare better at the same machine.
 _OF_ALL = {Cause.CLAIMED, Cause.STORE, Cause.HOST_KEY, Cause.DEADLINE}
 _CHANCES = 2  # machines that may be lost with one trial; it is not given a third
 
@@ -61,6 +65,7 @@ def sweep(
         unfinished = trials.train(dataset)
         trials.score(dataset)
         comparison = write_comparison(run, compare(store, recorded_run(store, run.run_id)))
+        artifacts.show_comparison(comparison)
         must_be_whole(comparison, unfinished)
     return comparison
 
@@ -75,16 +80,16 @@ def must_be_whole(comparison: Comparison, unfinished: Failure | None) -> None:
     """Raise the Failure that ended the sweep early, or that of trials of which none is good."""
     rows, run_id = comparison.rows, comparison.run_id
     if unfinished:
-        left = sum(row.miou is None and row.state != "failed" for row in rows)
+        left = sum(row.miou is None for row in rows)
         raise Failure(
             unfinished.cause,
-            f"{unfinished} {left} of {len(rows)} settings were not begun; `voc-train resume "
-            f"{run_id}` goes on with them, `voc-train status {run_id}` shows what is known.",
+            f"{unfinished} {left} of {len(rows)} settings have no score; `voc-train resume "
+            f"{run_id}` goes on with what is left.",
         ) from unfinished
     if comparison.best is None:
         raise Failure(
             rows[0].cause or Cause.INTERNAL,
-            f"None of the {len(rows)} settings has a good end; {in_words(rows[0].settings)}: "
+            f"None of {len(rows)} settings came to a good end; with {in_words(rows[0].settings)}: "
             f"{rows[0].message}",
         )
 
@@ -95,19 +100,19 @@ class Trials:
     def __init__(self, sweep: Run) -> None:
         self._sweep = sweep
         self._store = sweep.store
+        self._rents = sweep.parameters.machine == "linode"
         self._lost: Counter[str] = Counter()  # machines, by run
-        self._quickest: float | None = None  # seconds of a trial
-        self._runs = [self._run(n, trial) for n, trial in enumerate(sweep.trials, 1)]
+        self._home: dict[str, CheckpointManifest] = {}  # fetched, by run
+        self._quickest = 0.0  # seconds of the quickest trial, once there is one
+        self._runs = [self._run(number, trial) for number, trial in enumerate(sweep.trials, 1)]
 
     def _run(self, number: int, trial: Trial) -> Run:
         parameters, of = self._sweep.parameters, len(self._sweep.trials)
         overrides = parameters.overrides | trial.settings
+        title = f"setting {number} of {of}: {in_words(trial.settings)}"
         run = Run(
-            parameters.model_copy(update={"overrides": overrides, "promote": False}),
-            [
-                _Trial(listener, f"setting {number} of {of}: {in_words(trial.settings)}")
-                for listener in self._sweep.listeners
-            ],
+            parameters.model_copy(update={"overrides": overrides}),
+            [_Within(listener, title) for listener in self._sweep.listeners],
             earlier=self._record(trial.run_id),
             run_id=trial.run_id,
         )
@@ -117,8 +122,14 @@ class Trials:
     def _record(self, run_id: str) -> RunRecord | None:
         return self._store.read(run_key(run_id, "run.json"), RunRecord)
 
-    def _is_over(self, run: Run) -> bool:
-        return is_over(self._store, self._record(run.run_id))
+    def _left(self) -> list[Run]:
+        """What is still to be trained."""
+        return [
+            run
+            for run in self._runs
+            if not is_over(self._store, self._record(run.run_id))
+            and self._lost[run.run_id] < _CHANCES
+        ]
 
     def must_be_possible(self) -> None:
         """Refuse what cannot work now, rather than after the first trial."""
@@ -131,15 +142,15 @@ class Trials:
             raise InputError("There is nothing to compare: give a setting several values.")
         for run in self._runs:
             must_be_trainable(run.parameters)
-        if not all(map(self._is_over, self._runs)):
+        if self._left():
             must_be_possible(self._sweep)
 
     def train(self, dataset: Manifest) -> Failure | None:
         """Train what is not over yet; what kept it from training all of it, if anything did."""
-        if all(map(self._is_over, self._runs)):
+        if not self._left():
             return None
         try:
-            with workplaces(self._sweep, dataset) as places:  # gone after this block
+            with workplaces(self._sweep, dataset) as places:  # what is rented is gone after this
                 first_that_lasts(places, lambda place: self._train_at(place, dataset))
         except Failure as failure:
             if failure.cause in _AT_ONCE:
@@ -149,20 +160,14 @@ class Trials:
 
     def _train_at(self, place: Workplace, dataset: Manifest) -> None:
         until = time.monotonic() + place.seconds
-        for run in self._runs:
-            if self._is_over(run) or self._lost[run.run_id] >= _CHANCES:
-                continue
+        for run in self._left():
             begun = time.monotonic()
-            if (until - begun) < (self._quickest or 0):
-                raise Failure(
-                    Cause.DEADLINE,
-                    f"The time limit or the budget leaves {(until - begun) / 60:.0f} minutes, and "
-                    f"the quickest setting took {(self._quickest or 0) / 60:.0f}.",
-                )
+            must_fit(until - begun, self._quickest)
             try:
                 with run.recorded(then="running"):  # it is done when it is scored
                     run.prepared(dataset, self._sweep.sources)
                     train_net(run, dataset, self._place_of(run, place, until - begun))
+                    self._home[run.run_id] = fetch_best(run, self._store)
             except Failure as failure:
                 self._note(run, failure)
             else:
@@ -170,39 +175,51 @@ class Trials:
                 self._quickest = min(took, self._quickest or took)
 
     def _place_of(self, run: Run, place: Workplace, seconds: float) -> Workplace:
-        """The machine with what is left of its time; here a job has a folder for its run."""
-        if self._sweep.parameters.machine == "local":
-            place = replace(place, machine=LocalMachine(run.job_folder))
-        return replace(place, seconds=seconds)
+        """The machine for what is left of its time; here each job has its run's own folder."""
+        machine = place.machine if self._rents else LocalMachine(run.job_folder)
+        return replace(place, machine=machine, seconds=seconds)
 
     def _note(self, run: Run, failure: Failure) -> None:
         """Raise what ends the work at this machine; anything else is its trial's end alone."""
         if failure.cause in _OF_ALL:
             raise failure
-        if failure.of_the_machine and self._sweep.parameters.machine == "linode":
+        if failure.of_the_machine and self._rents:
             self._lost[run.run_id] += 1
-            raise failure
+            if self._left():  # else another would be rented for nothing
+                raise failure
         self._sweep.say(f"{failure.cause}: {failure}")
 
     def score(self, dataset: Manifest) -> None:
-        """Bring every checkpoint home that has no score yet, and score it."""
-        folder = None
-        for run in self._runs:
-            record = self._record(run.run_id)
-            if record is None or record.state != "running" or not is_over(self._store, record):
-                continue
-            folder = folder or local_dataset(dataset, self._store, home() / "datasets")
+        """Score every checkpoint that is not yet."""
+        waiting = [run for run in self._runs if is_unscored(self._store, self._record(run.run_id))]
+        folder = local_dataset(dataset, self._store, home() / "datasets") if waiting else None
+        for run in waiting:
+            assert folder
             try:
                 with run.recorded():
-                    score(run, Made(dataset, fetch_best(run, self._store), folder))
+                    checkpoint = self._home.get(run.run_id) or fetch_best(run, self._store)
+                    score(run, Made(dataset, checkpoint, folder))
             except Failure as failure:
                 if failure.cause in _AT_ONCE:
                     raise
                 self._sweep.say(f"{failure.cause}: {failure}")
 
 
-class _Trial:
-    """Tells a sweep's listener of a trial: it begins and ends within the sweep."""
+def must_fit(left: float, quickest: float) -> None:
+    """Raise Failure(DEADLINE) where not even the quickest trial so far would come to its end.
+
+    Both are seconds; 0 where none has ended yet, and then one is begun as long as there is time.
+    """
+    if left <= quickest:
+        raise Failure(
+            Cause.DEADLINE,
+            f"The time limit or the budget leaves {max(0, left) / 60:.1f} minutes, and the "
+            f"quickest setting took {quickest / 60:.1f}.",
+        )
+
+
+class _Within:
+    """Tells who listens to a sweep of one of its trials, which begins and ends within it."""
 
     def __init__(self, listener: Listener, title: str) -> None:
         self._listener = listener
@@ -211,7 +228,7 @@ class _Trial:
         self.said, self.finished = listener.said, listener.finished
 
     def began(self, run_id: str) -> None:
-        self._listener.said("run", f"{self._title} (run {run_id})")
+        self._listener.said("run", f"{self._title}, run {run_id}")
 
     def ended(self, run_id: str, failure: str | None) -> None:
         """Whoever drives the sweep says what it means for that."""

@@ -1,6 +1,8 @@
 """The command that compares settings."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,7 @@ from pipeline.cli.groups import grouped
 from pipeline.cli.options import (
     Device,
     Json,
+    Learning,
     NoReaper,
     Photos,
     Plan,
@@ -34,29 +37,13 @@ from pipeline.sweep import Comparison, compare
 if TYPE_CHECKING:
     from pipeline.console import Terminal
 
-Grid = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE[,VALUE…]",
-        help="A recipe's setting, with commas between the values to compare. Semicolons where "
-        "values have commas themselves (scale, multi_scale, image_size): "
-        "--set 'scale=0.5,2;0.8,1.25'. Repeatable.",
-    ),
-]
-
 
 @grouped
 def sweep(
     *,
     photos: Photos,
     recipe: Recipe = "voc-segmentnet",
-    grid: Grid = [],  # noqa: B006  # typer's way
-    classes: Annotated[
-        str | None,
-        typer.Option(help="Class names by index, with commas. Default: the recipe's."),
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Loader processes.")] = None,
+    learning: Learning,
     on: Annotated[
         str | None,
         typer.Option(help="local or linode. Default: local; linode where a --budget is given."),
@@ -76,27 +63,30 @@ def sweep(
 ) -> None:
     """Train a recipe with every combination of some settings, one after the other on one machine.
 
-    The dataset is prepared once, and where a machine is rented, one boot is paid for. --budget and
-    --limit train_hours hold for all settings together: what no longer fits is not begun. A setting
-    that fails is a row of the table with its cause. Nothing is promoted. What was interrupted goes
-    on with `voc-train resume SWEEP`.
+    A --set with several values, lr=1e-3,3e-4, tries each. Semicolons separate those that have
+    commas themselves (scale, multi_scale, image_size): 'scale=0.5,2;0.8,1.25'.
 
-    Example: voc-train sweep --recipe people-resnet34-unet --archive people.tar --set lr=1e-3,3e-4
-    --set batch_size=4,8 --budget 5
+    The dataset is prepared once, and where a machine is rented, one boot is paid for. --budget and
+    --limit train_hours hold for all settings together: what no longer fits is not begun. One that
+    fails is a row of the table, with its cause. Nothing is promoted. What was interrupted goes on
+    with `voc-train resume`: what is trained stays.
+
+    Example: voc-train sweep --archive people.tar --recipe people-resnet34-unet
+    --set lr=1e-3,3e-4 --set batch_size=4,8 --budget 5
     """
-    fixed, varied = split(pairs(grid, "--set"))
-    combinations(recipe, fixed, varied)  # refused now rather than after Prefect's start
+    fixed, grid = split(pairs(learning.overrides, "--set"))
+    combinations(recipe, fixed, grid)  # refused now rather than after Prefect's start
     terms = given(budget=budget, plan=plan, region=region, ssh_from=ssh_from)
-    place = on or ("linode" if budget else "local")
+    place = on or ("local" if budget is None else "linode")
+    if place not in ("local", "linode"):
+        raise InputError(f"--on {place} is no place for a sweep; it is local or linode.")
     if place == "local" and (terms or no_reaper):
-        raise InputError("Nothing is rented on this computer; add --on linode, or name no terms.")
+        raise InputError("Nothing is rented for --on local; add --on linode, or name no terms.")
     parameters = parameters_of(
         photos,
-        machine=_place(place),
+        replace(learning, overrides=[f"{key}={value}" for key, value in fixed.items()]),
+        machine=place,
         recipe=recipe,
-        overrides=fixed,
-        classes=[name.strip() for name in classes.split(",")] if classes else [],
-        workers=workers,
         store=store,
         device=device,
         rental={**terms, "reaper": not no_reaper},
@@ -107,7 +97,7 @@ def sweep(
             show_plan(parameters)
             if not yes:
                 must_agree()
-        run_sweep(parameters, terminal, grid=varied, json=json)
+        run_sweep(parameters, terminal, grid=grid, json=json)
 
 
 def run_sweep(
@@ -130,8 +120,7 @@ def run_sweep(
         comparison = driven(parameters, terminal, flow)
     except Failure:
         if terminal.run_id and not json:
-            where = Store.open(parameters.store)
-            print_comparison(compare(where, recorded_run(where, terminal.run_id)))
+            _print_what_is_known(Store.open(parameters.store), terminal.run_id)
         raise
     if json:
         print(comparison.model_dump_json())
@@ -139,7 +128,10 @@ def run_sweep(
         print_comparison(comparison)
 
 
-def _place(on: str) -> Literal["local", "linode"]:
-    if on not in ("local", "linode"):
-        raise InputError(f"--on {on} is no place for a sweep; it is local or linode.")
-    return "local" if on == "local" else "linode"
+def _print_what_is_known(store: Store, run_id: str) -> None:
+    from pipeline.tables import print_comparison
+
+    with suppress(Failure):  # what ended the sweep is the thing to hear of
+        comparison = compare(store, recorded_run(store, run_id))
+        if any(row.state for row in comparison.rows):
+            print_comparison(comparison)

@@ -1,0 +1,45 @@
+"""A sweep rents one machine for all its settings, and another only where that one is lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.receipt import read_receipt
+from infra.stores import Store
+from pipeline.run import RunRecord
+from pipeline.sample_archive import SAMPLE_CLASSES
+from rentals import TINY, Account, voc_train
+from servers.prefect import PrefectServer
+
+
+def sweep(archive: Path, prefect: PrefectServer, *more: str) -> Any:
+    done = voc_train(
+        (
+            *("sweep", "--on", "linode", "--yes", "--no-reaper", "--archive", str(archive)),
+            *("--classes", ",".join(SAMPLE_CLASSES), *TINY, *more),
+        ),
+        {"PREFECT_API_URL": prefect.api},
+    )
+    return json.loads(done.stdout.splitlines()[-1]) | {"said": done.stderr}
+
+
+def test_one_machine_is_paid_for_all_settings(
+    account: Account, store: Store, archive: Path, prefect: PrefectServer
+) -> None:
+    found = sweep(archive, prefect, "--set", "lr=1e-3,1e-2", "--budget", "5")
+    (line,) = account.bill()
+    receipt = read_receipt(store, found["run_id"])
+    assert receipt
+    assert found["dollars"] == receipt.dollars == line.dollars
+    rows = found["rows"]
+    assert sum(row["dollars"] for row in rows) == pytest.approx(line.dollars, abs=0.001)
+    assert all(row["miou"] is not None for row in rows)
+    for row in rows:
+        record = store.read(f"runs/{row['run_id']}/run.json", RunRecord)
+        assert record
+        assert record.state == "done"
+        assert not list(store.list(f"runs/{row['run_id']}/intents"))
+    said = found["said"]
+    assert said.index("setting 2 of 2") < said.index("tear-down …") < said.index("evaluate …")
