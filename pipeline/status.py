@@ -46,7 +46,7 @@ def state_of(
 def one_run(store: Store, run_id: str) -> dict[str, Any]:
     """Everything the store knows of one run; Failure(BAD_INPUT) when it knows nothing."""
     record = recorded_run(store, run_id)
-    heartbeat = store.read_whole(run_key(run_id, "heartbeat.json"), Heartbeat)
+    heartbeat = _sign_of_life(store, record)
     result = store.read_whole(run_key(run_id, "result.json"), Result)
     rented = Intents.load(store, run_id).entries()
     costs = costs_of_notes(run_id, rented, last_look(store))
@@ -68,9 +68,17 @@ def current_state(store: Store, record: RunRecord) -> State:
     """How a run stands now; of one that has ended its record says it all."""
     if record.state != "running":  # what the agent said of a run that ended tells nothing
         return record.state
-    heartbeat = store.read_whole(run_key(record.run_id, "heartbeat.json"), Heartbeat)
+    heartbeat = _sign_of_life(store, record)
     result = store.read_whole(run_key(record.run_id, "result.json"), Result)
     return state_of(record, heartbeat, result, now())
+
+
+def _sign_of_life(store: Store, record: RunRecord) -> Heartbeat | None:
+    """The agent's; of a sweep, which has none, that of the controller that claims it."""
+    if not record.trials:
+        return store.read_whole(run_key(record.run_id, "heartbeat.json"), Heartbeat)
+    written = [claim.modified for claim in store.list(run_key(record.run_id, "claims"))]
+    return Heartbeat(time=max(written), state="running") if written else None
 
 
 def _recipe(parameters: Mapping[str, Any]) -> str:

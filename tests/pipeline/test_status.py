@@ -1,7 +1,9 @@
 """What `voc-train status` says of runs that are well, dead, or written by other code."""
 
 import json
+import os
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,3 +169,18 @@ def test_what_a_machine_said_does_not_steer_the_terminal(
     said = capsys.readouterr().out
     assert "USER_ERROR: " in said
     assert "\x1b" not in said
+
+
+def test_a_sweep_lives_as_long_as_its_controller_claims_it(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for run_id, seconds in (("driven", 0), ("left", 3600)):
+        trials = [{"run_id": f"{run_id}-trial", "settings": {"lr": "1"}}]
+        record(store, run_id, started=now() - timedelta(days=2), trials=trials)
+        store.put(f"runs/{run_id}/claims/owner.json", b"{}")
+        (claim,) = tmp_path.rglob(f"{run_id}/claims/owner.json")
+        written = (now() - timedelta(seconds=seconds)).timestamp()
+        os.utime(claim, (written, written))
+    assert listed(store, capsys) == {"driven": "running", "left": "silent"}
+    assert one_run(store, "driven")["state"] == "running"
+    assert one_run(store, "left")["state"] == "silent"

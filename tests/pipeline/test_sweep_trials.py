@@ -1,0 +1,167 @@
+"""Which trial is trained where, and what ends a sweep: decided by how the one before it ended."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.failure import Cause, Failure
+from infra.protocol import Result, now, run_key
+from infra.stores import Store
+from model.dataset import Manifest
+from model.errors import InputError
+from pipeline import sweeping
+from pipeline.parameters import Parameters
+from pipeline.run import Run
+from pipeline.sweeping import Trials, trials_of
+
+DATASET = Manifest(
+    key="", digest="", classes=("background", "thing"), counts={}, pixels={}, archives=(),
+    max_side=None, shards=(), index_sha256="", left_out={},
+)  # fmt: skip
+
+
+class Place:
+    seconds = 3600.0
+
+
+class World:
+    """Machines and trainings that are only told of: `ends` says how each training ends."""
+
+    def __init__(self, store: Store, *ends: Cause | None, machine: str = "linode") -> None:
+        self.rented = 0
+        self.trained: list[tuple[int, str]] = []  # machine, rate
+        self._ends = list(ends)
+        parameters = Parameters(
+            archives=("none.tar",), recipe="tiny", store=store.url, machine=machine
+        )
+        trials = trials_of(parameters, {"lr": ["0.1", "0.2", "0.3"]})
+        self.run = Run(parameters, [], trials=trials)
+        self.trials = Trials(self.run)
+
+    @contextmanager
+    def workplaces(self, *_: object) -> Iterator[Iterator[Place]]:
+        yield self._places()
+
+    def _places(self) -> Iterator[Place]:
+        for _ in range(3 if self.run.parameters.machine == "linode" else 1):
+            self.rented += 1
+            yield Place()
+
+    def train_net(self, run: Run, *_: object) -> None:
+        self.trained.append((self.rented, str(run.parameters.overrides["lr"])))
+        end = self._ends.pop(0) if self._ends else None
+        if end not in (Cause.AGENT_LOST, Cause.STALLED):  # whose agents leave no result
+            result = Result(exit_code=0, cause=end, message="", started=now(), ended=now())
+            run.store.write(run_key(run.run_id, "result.json"), result)
+        if end:
+            raise Failure(end, "It failed.")
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Store) -> Any:
+    """A world of these ends, once it was lived through; and what kept it from all of it."""
+    monkeypatch.setenv("VOC_TRAIN_HOME", str(tmp_path))
+    monkeypatch.setattr(Trials, "_place_of", lambda *_: None)
+    monkeypatch.setattr(sweeping, "fetch_best", lambda *_: None)
+
+    def told(*ends: Cause | None, machine: str = "linode") -> tuple[World, Cause | None]:
+        world = World(store, *ends, machine=machine)
+        monkeypatch.setattr(sweeping, "workplaces", world.workplaces)
+        monkeypatch.setattr(sweeping, "train_net", world.train_net)
+        failure = world.trials.train(DATASET)
+        return world, failure and failure.cause
+
+    return told
+
+
+def test_all_are_trained_at_one_machine_and_none_again(told: Any) -> None:
+    world, ended = told()
+    assert ended is None
+    assert world.trained == [(1, "0.1"), (1, "0.2"), (1, "0.3")]
+    assert world.trials.train(DATASET) is None
+    assert len(world.trained) == 3
+    assert world.rented == 1
+
+
+def test_what_fails_by_its_settings_ends_itself_alone(told: Any) -> None:
+    world, ended = told(Cause.USER_ERROR, Cause.OUT_OF_MEMORY)
+    assert ended is None
+    assert world.trained == [(1, "0.1"), (1, "0.2"), (1, "0.3")]
+    assert world.trials.train(DATASET) is None
+    assert len(world.trained) == 3
+
+
+def test_a_machine_that_is_lost_is_replaced_and_what_was_trained_stays(told: Any) -> None:
+    world, ended = told(None, Cause.AGENT_LOST)
+    assert ended is None
+    assert world.trained == [(1, "0.1"), (1, "0.2"), (2, "0.2"), (2, "0.3")]
+
+
+def test_a_setting_that_costs_two_machines_gets_no_third(told: Any) -> None:
+    world, ended = told(Cause.STALLED, Cause.STALLED)
+    assert ended is None
+    assert world.trained == [(1, "0.1"), (2, "0.1"), (3, "0.2"), (3, "0.3")]
+
+
+def test_no_machine_is_rented_when_nothing_is_left_for_it(told: Any) -> None:
+    world, ended = told(None, None, Cause.AGENT_LOST, Cause.AGENT_LOST)
+    assert ended is None
+    assert world.trained[-1] == (2, "0.3")
+    assert world.rented == 2
+
+
+def test_machines_come_to_an_end(told: Any) -> None:
+    lost = Cause.AGENT_LOST
+    world, ended = told(lost, lost, lost)
+    assert ended is lost
+    assert world.trained == [(1, "0.1"), (2, "0.1"), (3, "0.2")]
+
+
+def test_this_computer_is_not_replaced_and_goes_on_with_the_next(told: Any) -> None:
+    world, ended = told(Cause.AGENT_LOST, machine="local")
+    assert ended is None
+    assert world.trained == [(1, "0.1"), (1, "0.2"), (1, "0.3")]
+
+
+@pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.STORE, Cause.HOST_KEY])
+def test_what_no_other_setting_would_escape_ends_the_sweep(told: Any, cause: Cause) -> None:
+    world, ended = told(None, cause)
+    assert ended is cause
+    assert world.trained == [(1, "0.1"), (1, "0.2")]
+
+
+def test_what_another_controller_drives_is_left_to_it(told: Any) -> None:
+    with pytest.raises(Failure) as caught:
+        told(Cause.CLAIMED)
+    assert caught.value.cause is Cause.CLAIMED
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"machine": "ssh", "ssh_host": "me@there"}, "here, or at Linode"),
+        ({"machine": "linode", "rental": {"route": "volume"}}, "by way of a bucket"),
+        ({"promote": True}, "promotes nothing"),
+    ],
+)
+def test_what_cannot_be_a_sweep_is_refused(store: Store, more: dict[str, Any], said: str) -> None:
+    parameters = Parameters(**({"archives": ("a.tar",), "store": store.url} | more))
+    run = Run(parameters, [], trials=trials_of(parameters, {"lr": ["0.1", "0.2"]}))
+    with pytest.raises(InputError, match=said):
+        Trials(run).must_be_possible()
+
+
+def test_a_net_that_cannot_be_built_is_refused_before_the_first_is_trained(store: Store) -> None:
+    parameters = Parameters(archives=("a.tar",), recipe="voc-resnet-unet", store=store.url)
+    trials = trials_of(parameters, {"encoder": ["resnet18", "vgg11"]})
+    with pytest.raises(InputError, match="vgg11"):
+        Trials(Run(parameters, [], trials=trials)).must_be_possible()
+
+
+def test_a_flow_without_a_grid_is_refused(store: Store) -> None:
+    run = Run(Parameters(archives=("a.tar",), store=store.url), [])
+    with pytest.raises(InputError, match="several values"):
+        Trials(run).must_be_possible()
