@@ -15,8 +15,10 @@ from infra.failure import Cause
 from infra.intents import Intents, total
 from infra.protocol import Result, run_key
 from infra.stores import Store
+from pipeline.parameters import home
 from pipeline.run import Outcome, RunRecord, Trial, WrittenState
 
+PLOT, REPORT = "sweep.png", "report.html"
 # What tells of the settings and not of the machine: tried again, it would end the same way.
 _OF_THE_SETTINGS = {Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.BELOW_GATE, Cause.BAD_INPUT}
 
@@ -58,7 +60,7 @@ class Comparison(BaseModel):
     rows: tuple[Row, ...]
     best: str | None  # run id of the trial with the highest mIoU
     dollars: float | None  # None where nothing was rented
-    report: str = ""  # paths on this computer
+    report: str = ""  # paths on this computer, where they are there
     plot: str = ""
 
     @property
@@ -80,6 +82,8 @@ def compare(store: Store, record: RunRecord) -> Comparison:
         rows=tuple(rows),
         best=rows[0].run_id if rows[0].is_good else None,
         dollars=dollars,
+        report=_here(record.run_id, REPORT),
+        plot=_here(record.run_id, PLOT),
     )
 
 
@@ -100,6 +104,11 @@ def all_over(store: Store, record: RunRecord) -> bool:
     """Whether no trial of a sweep is left to train."""
     keys = (run_key(trial.run_id, "run.json") for trial in record.trials)
     return all(is_over(store, store.read(key, RunRecord)) for key in keys)
+
+
+def _here(run_id: str, name: str) -> str:
+    path = home() / "checkpoints" / run_id / name
+    return str(path) if path.exists() else ""
 
 
 def _is_trained(store: Store, record: RunRecord) -> bool:

@@ -14,7 +14,7 @@ import jinja2
 from infra.protocol import run_key
 from pipeline.grid import in_words
 from pipeline.run import Run
-from pipeline.sweep import Comparison, Row
+from pipeline.sweep import PLOT, REPORT, Comparison, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def write_comparison(run: Run, comparison: Comparison) -> Comparison:
     html = render(comparison, png).encode()
     run.folder.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for kind, name, data in (("plot", "sweep.png", png), ("report", "report.html", html)):
+    for kind, name, data in (("plot", PLOT, png), ("report", REPORT, html)):
         run.store.put(run_key(run.run_id, name), data)
         (run.folder / name).write_bytes(data)
         paths[kind] = str(run.folder / name)

@@ -118,6 +118,7 @@ def test_status_knows_the_sweep_and_its_runs(
     shown = voc_train(("status", whole["run_id"]), environment).stdout
     assert all(row["run_id"] in shown for row in whole["rows"])
     assert "best" in shown
+    assert whole["report"] in shown
     over = voc_train(("resume", whole["run_id"]), environment, code=2)
     assert f"voc-train status {whole['run_id']}" in over.stderr
 
