@@ -42,7 +42,9 @@ class Row(BaseModel):
     @property
     def how_it_stands(self) -> str:
         """In a word or two."""
-        return self.cause or {None: "not begun", "running": "not scored"}.get(self.state, "")
+        if self.state == "running":
+            return "running" if self.seconds is None else "not scored yet"
+        return self.cause or ("" if self.state else "not begun")
 
     @property
     def is_good(self) -> bool:

@@ -59,7 +59,9 @@ def _figure(comparison: Comparison) -> "Figure":
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     curves, scores = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_curves(curves, comparison.rows)
-    if len(comparison.varied) == 2:
+    if all(row.miou is None for row in comparison.rows):
+        scores.remove()
+    elif len(comparison.varied) == 2:
         _draw_map(scores, comparison)
     else:
         _draw_dots(scores, comparison.rows)
@@ -69,6 +71,8 @@ def _figure(comparison: Comparison) -> "Figure":
 
 def _draw_curves(axes: "Axes", rows: Sequence[Row]) -> None:
     """Every trial's validation mIoU, the best on top; a ring is around the best epoch."""
+    from matplotlib.ticker import MaxNLocator
+
     drawn = [row for row in rows if row.curve]
     for place, row in reversed([*enumerate(drawn)]):
         named = place < _NAMED
@@ -89,6 +93,7 @@ def _draw_curves(axes: "Axes", rows: Sequence[Row]) -> None:
         if named:
             axes.plot(epochs[top], mious[top], "o", color=colour, markersize=6, fillstyle="none")
     axes.set(xlabel="epoch", ylabel="mIoU on the validation set")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if drawn:
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8, loc="best")
@@ -100,7 +105,7 @@ def _draw_map(axes: "Axes", comparison: Comparison) -> None:
     down, across = comparison.varied
     rows, columns = (_values(comparison.rows, key) for key in (down, across))
     scored = [row.miou for row in comparison.rows if row.miou is not None]
-    low, high = (min(scored), max(scored)) if scored else (0.0, 1.0)
+    low, high = min(scored), max(scored)
     grid = [[float("nan")] * len(columns) for _ in rows]
     for row in comparison.rows:
         y, x = rows.index(row.settings[down]), columns.index(row.settings[across])
@@ -130,7 +135,7 @@ def _draw_dots(axes: "Axes", rows: Sequence[Row]) -> None:
     places = range(len(drawn))
     axes.plot([miou for _, miou in drawn], places, "o", color="tab:blue")
     axes.set_yticks(places, [name for name, _ in drawn], fontsize=8)
-    axes.set(xlabel="mIoU", ylim=(max(1, len(drawn)) - 0.5, -0.5))
+    axes.set(xlabel="mIoU", ylim=(len(drawn) - 0.5, -0.5))
     _plain(axes)
 
 
@@ -146,7 +151,7 @@ def _values(rows: Sequence[Row], key: str) -> list[str]:
 def _said_of(row: Row) -> str:
     if row.miou is not None:
         return f"{row.miou:.4f}"
-    return (row.cause or "not\nbegun").replace("_", "\n")
+    return row.how_it_stands.replace("_", "\n").replace(" ", "\n")
 
 
 def _plain(axes: "Axes") -> None:

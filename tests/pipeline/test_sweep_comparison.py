@@ -82,6 +82,14 @@ def test_the_best_comes_first_and_what_failed_is_a_row_with_its_cause(store: Sto
     assert found.dollars is None
 
 
+def test_who_is_at_work_and_who_waits_for_a_score_are_told_apart(store: Store) -> None:
+    record(store, "1", seconds=None)
+    record(store, "2")
+    found = compare(store, sweep_of("1", "2"))
+    assert [row.how_it_stands for row in found.rows] == ["running", "not scored yet"]
+    assert found.best is None
+
+
 def test_dice_is_that_of_the_foreground_or_the_mean_over_several_classes(store: Store) -> None:
     record(store, "1", 0.5, dice={"background": 0.9, "person": 0.4})
     record(store, "2", 0.4, dice={"background": 0.9, "cat": 0.4, "dog": None, "cow": 0.2})
