@@ -108,6 +108,10 @@ def print_runs(store: Store, wanted: Wanted, *, as_json: bool) -> None:
         print(f"No such runs in {store.url}.")
 
 
+def _sweeps(record: RunRecord) -> str:
+    return f", sweep of {len(record.trials)}" if record.trials else ""
+
+
 def _print_table(runs: Sequence[Listed], time: datetime) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("started", "run", "recipe", "mIoU", "dollars", "state", "cause"):
@@ -118,7 +122,7 @@ def _print_table(runs: Sequence[Listed], time: datetime) -> None:
         table.add_row(
             f"{run.record.started.astimezone():%Y-%m-%d %H:%M}",
             Text(harmless(run.record.run_id)),
-            Text(harmless(run.recipe)),
+            Text(harmless(run.recipe) + _sweeps(run.record)),
             f"{run.record.outcome.miou:.4f}" if run.record.outcome else "",
             _dollars(run.costs, time),
             _state(run),

@@ -16,7 +16,7 @@ from infra.stores import Store
 from pipeline.console import harmless
 from pipeline.run import RunRecord, WrittenState, recorded_run
 from pipeline.sweep import Comparison, compare
-from pipeline.tables import print_comparison
+from pipeline.tables import print_sweep
 
 _SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
 _SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before training
@@ -114,7 +114,7 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
         show(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}")
     _print_cost(run, show)
     if run["comparison"]:
-        print_comparison(Comparison.model_validate(run["comparison"]))
+        print_sweep(Comparison.model_validate(run["comparison"]))
     if run["outcome"]:
         show(f"mIoU {run['outcome']['miou']:.4f}")
         show(f"checkpoint  {run['outcome']['checkpoint']}")

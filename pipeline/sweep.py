@@ -11,8 +11,8 @@ from contextlib import suppress
 from pydantic import BaseModel, ConfigDict
 
 from infra.clock import Clock
+from infra.costs import last_look, read_costs
 from infra.failure import Cause
-from infra.intents import Intents, total
 from infra.protocol import Result, run_key
 from infra.stores import Store
 from pipeline.parameters import home
@@ -158,8 +158,8 @@ def _curve(metrics: bytes) -> tuple[tuple[float, float], ...]:
 
 def _dollars(store: Store, run_id: str) -> float | None:
     """What the sweep's machines have cost until now."""
-    rented = Intents.load(store, run_id).entries()
-    return total(rented, Clock.from_environment().now()) if rented else None
+    costs = read_costs(store, run_id, ended=False, looked=last_look(store))
+    return costs.dollars(Clock.from_environment().now()) if costs else None
 
 
 def _shared(dollars: float, rows: Sequence[Row]) -> list[Row]:

@@ -103,7 +103,7 @@ def _meaning(field: FieldInfo) -> str:
     return "; ".join(said)
 
 
-def print_comparison(sweep: "Comparison") -> None:
+def print_sweep(sweep: "Comparison") -> None:
     """A sweep's trials, best first, and where plot and report lie."""
     table = Table(*sweep.varied, box=None, pad_edge=False, header_style="bold")
     paid = sweep.dollars is not None

@@ -42,7 +42,6 @@ from pipeline.run import Outcome, RunRecord, Unchanged, recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
-    from pipeline.run import Outcome
 
 T = TypeVar("T")
 

@@ -109,7 +109,7 @@ def run_sweep(
     resume: str | None = None,
 ) -> None:
     """Run the flow, and show the table, of a sweep that ended early as well."""
-    from pipeline.tables import print_comparison
+    from pipeline.tables import print_sweep
 
     def flow() -> Comparison:
         from pipeline.sweeping import sweep as flow
@@ -125,13 +125,13 @@ def run_sweep(
     if json:
         print(comparison.model_dump_json())
     else:
-        print_comparison(comparison)
+        print_sweep(comparison)
 
 
 def _print_what_is_known(store: Store, run_id: str) -> None:
-    from pipeline.tables import print_comparison
+    from pipeline.tables import print_sweep
 
     with suppress(Failure):  # what ended the sweep is the thing to hear of
         comparison = compare(store, recorded_run(store, run_id))
         if any(row.state for row in comparison.rows):
-            print_comparison(comparison)
+            print_sweep(comparison)
