@@ -92,23 +92,39 @@ def _runs_that_stay(held: Holdings, terms: Terms) -> tuple[dict[str, str], list[
     """By their ids, and why; and those of which all stays that they were made from."""
     champion = held.history.champion
     former = {one.checkpoint.run_id for one in held.history.decisions if one.kind == "promoted"}
-    # What left nothing but records, as a run to which nothing had changed, pushes no other out.
-    whole = [run for run in held.runs if run.record and run.entries and not run.pruned]
+    sweeps = {
+        trial.run_id: run.run_id for run in held.runs if run.record for trial in run.record.trials
+    }
+    # What left nothing but records, as a run to which nothing had changed, pushes no other out; a
+    # sweep is one, however many settings it tried.
+    whole = [
+        run
+        for run in held.runs
+        if run.record and run.entries and not run.pruned and run.run_id not in sweeps
+    ]
     last = {run.run_id for run in whole[: terms.keep]}
     since = min((run.record.started for run in whole[: terms.keep] if run.record), default=None)
+
+    def why_stays(run: StoredRun) -> str:
+        began = run.record.started if run.record else None
+        if champion and run.run_id == champion.checkpoint.run_id:
+            return "the champion"
+        if run.in_use:
+            return run.in_use
+        if run.run_id in last:
+            return f"among the last {terms.keep}"
+        if began and not run.pruned and terms.older_than and held.time - began < terms.older_than:
+            return f"begun less than {terms.older_than.days} days ago"
+        return ""
+
     stays: dict[str, str] = {}
     needed = []
+    reasons = {run.run_id: why_stays(run) for run in held.runs}
     for run in held.runs:
         began = run.record.started if run.record else None
-        why = ""
-        if champion and run.run_id == champion.checkpoint.run_id:
-            why = "the champion"
-        elif run.in_use:
-            why = run.in_use
-        elif run.run_id in last:
-            why = f"among the last {terms.keep}"
-        elif began and not run.pruned and terms.older_than and held.time - began < terms.older_than:
-            why = f"begun less than {terms.older_than.days} days ago"
+        why = reasons[run.run_id]
+        if not why and reasons.get(sweeps.get(run.run_id, "")):
+            why = f"of sweep {sweeps[run.run_id]}, which stays"
         if why or (began and since and began >= since and not run.pruned):
             needed.append(run)
         if why or run.run_id in former:

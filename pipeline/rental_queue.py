@@ -31,7 +31,7 @@ _EVERY = 5.0  # seconds between two looks for a place
 _BELIEVED = 3  # looks in a row that find a place nobody has, before it is given free
 # What Prefect may call a run whose machine can be there still.
 _ALIVE = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}})
-_OURS = FlowFilter.model_validate({"name": {"any_": ["voc-train"]}})
+_OURS = FlowFilter.model_validate({"name": {"any_": ["voc-train", "sweep"]}})
 
 
 @contextmanager

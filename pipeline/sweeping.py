@@ -25,9 +25,11 @@ from pipeline.dataset import local_dataset
 from pipeline.flow import Made, fetch_best, must_be_possible, prepared_in_store, score, train_net
 from pipeline.grid import combinations, in_words
 from pipeline.machines import first_that_lasts, workplaces
+from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
 from pipeline.preparation import must_be_trainable
 from pipeline.progress import Listener, listening
+from pipeline.rental_queue import place_to_rent
 from pipeline.run import Run, RunRecord, Trial, new_run_id, recorded_run
 from pipeline.sweep import Comparison, compare, is_over, is_unscored
 from pipeline.sweep_report import write_comparison
@@ -53,7 +55,7 @@ def sweep(
     """
     store = Store.open(parameters.store)
     earlier = recorded_run(store, resume) if resume else None
-    listeners = [artifacts.PrefectListener(), *listening.get()]
+    listeners = [artifacts.PrefectListener(), *listening.get(), Messenger(parameters.store)]
     run = Run(parameters, listeners, earlier=earlier, trials=trials_of(parameters, grid or {}))
     trials = Trials(run)
     if earlier:  # what is refused changes nothing of what is known of it
@@ -150,7 +152,8 @@ class Trials:
         if not self._left():
             return None
         try:
-            with workplaces(self._sweep, dataset) as places:  # what is rented is gone after this
+            # What is rented is gone after this block.
+            with place_to_rent(self._sweep), workplaces(self._sweep, dataset) as places:
                 first_that_lasts(places, lambda place: self._train_at(place, dataset))
         except Failure as failure:
             if failure.cause in _AT_ONCE:
@@ -226,6 +229,7 @@ class _Within:
         self._title = title
         self.started, self.advanced = listener.started, listener.advanced
         self.said, self.finished = listener.said, listener.finished
+        self.decided = listener.decided
 
     def began(self, run_id: str) -> None:
         self._listener.said("run", f"{self._title}, run {run_id}")

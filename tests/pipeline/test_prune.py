@@ -431,3 +431,21 @@ def test_half_written_files_of_a_folder_go(old: Store) -> None:
         "y.tar#1",
         "own#1",
     }
+
+
+def test_a_sweep_is_one_run_and_its_settings_stay_with_it(old: Store) -> None:
+    names = ("sweep-1", "sweep-2")
+    for name in names:
+        put_run(old, name, days=5)
+    put_run(
+        old, "sweep", days=5, trials=[{"run_id": name, "settings": {"lr": "1"}} for name in names]
+    )
+    make_older(old, 8)
+    assert {name for _, name in pruned(old, Terms(keep=2))} & {"run-a", "run-b", "run-c"} == {
+        "run-a",
+        "run-b",
+    }
+    assert all(is_whole(old, name) for name in names)
+    assert plan_of(old, Terms(keep=2)).stays["sweep-1"] == "of sweep sweep, which stays"
+    put_run(old, "later", days=1)
+    assert {("run", name) for name in (*names, "sweep")} <= pruned(old, Terms(keep=1))

@@ -9,6 +9,7 @@ import pytest
 from infra.simulator.things import Instance
 from infra.stores import Store
 from pipeline.champion import History
+from pipeline.run import recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from rentals import Account, voc_train
 from servers.prefect import PrefectServer
@@ -40,6 +41,10 @@ class Retraining:
         champion = History.load(self.store).champion
         assert champion
         return champion.checkpoint.run_id
+
+
+def checkpoints_of(store: Store, run_id: str) -> list[str]:
+    return [entry.key for entry in store.list(f"runs/{run_id}/checkpoints")]
 
 
 @pytest.mark.timeout(600)
@@ -83,3 +88,13 @@ def test_it_retrains_itself_and_promotes_only_what_is_better(
     again = story.run("linode", *RENTED, epochs=16)
     assert (again["trained_by"], again["decision"]) == (better["run_id"], "rolled-back")
     assert rented() == 1
+
+    story.command("prune", "--delete", "--keep", "0", "--most", "100", "--json")
+    assert not checkpoints_of(store, worse["run_id"])
+    assert recorded_run(store, worse["run_id"]).outcome
+    assert checkpoints_of(store, better["run_id"])  # it was champion, and may be again
+    assert story.champion == first["run_id"]
+    links = story.command("lineage", first["checkpoint"], "--json")["links"]
+    proofs = {(link["kind"], proof["state"]) for link in links for proof in link["proofs"]}
+    # Its archive is no longer where it was: that was no prune, but the change that began all this.
+    assert {kind for kind, state in proofs if state != "verified"} <= {"archive"}
