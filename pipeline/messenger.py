@@ -10,7 +10,9 @@ from infra.notifications import notify
 from infra.reaper import REPORT, Found, ReaperReport
 from infra.receipt import read_receipt
 from infra.stores import Store
+from pipeline.grid import in_words
 from pipeline.run import recorded_run
+from pipeline.sweep import compare
 
 _QUIET = "VOC_TRAIN_NOTIFY_UNCHANGED"  # set to anything, a run that had nothing to do says so, too
 _MOMENT, _AGAIN = timedelta(seconds=30), timedelta(hours=1)
@@ -54,6 +56,10 @@ class Messenger:
             title = f"voc-train: run {run_id} is done, mIoU {record.outcome.miou:.4f}"
             made = f"checkpoint  {record.outcome.checkpoint}\nreport      {record.outcome.report}"
             notify(title, "\n".join([made, *paid]))
+        elif record.trials:
+            best = compare(Store.open(self._store), record).rows[0]
+            said = f"best        {in_words(best.settings)}, mIoU {best.miou:.4f}, run {best.run_id}"
+            notify(f"voc-train: sweep {run_id} is done", "\n".join([said, *paid]))
         elif record.unchanged and os.environ.get(_QUIET):
             notify(f"voc-train: run {run_id} had nothing to do", record.unchanged.said)
 

@@ -106,7 +106,7 @@ class Trials:
         self._lost: Counter[str] = Counter()  # machines, by run
         self._home: dict[str, CheckpointManifest] = {}  # fetched, by run
         self._quickest = 0.0  # seconds of the quickest trial, once there is one
-        self._runs = [self._run(number, trial) for number, trial in enumerate(sweep.trials, 1)]
+        self.runs = [self._run(number, trial) for number, trial in enumerate(sweep.trials, 1)]
 
     def _run(self, number: int, trial: Trial) -> Run:
         parameters, of = self._sweep.parameters, len(self._sweep.trials)
@@ -128,7 +128,7 @@ class Trials:
         """What is still to be trained."""
         return [
             run
-            for run in self._runs
+            for run in self.runs
             if not is_over(self._store, self._record(run.run_id))
             and self._lost[run.run_id] < _CHANCES
         ]
@@ -140,9 +140,9 @@ class Trials:
             raise InputError("A sweep trains here, or at Linode by way of a bucket.")
         if parameters.promote:
             raise InputError("A sweep promotes nothing; `voc-train promote RUN` does.")
-        if not self._runs:
+        if not self.runs:
             raise InputError("There is nothing to compare: give a setting several values.")
-        for run in self._runs:
+        for run in self.runs:
             must_be_trainable(run.parameters)
         if self._left():
             must_be_possible(self._sweep)
@@ -194,7 +194,7 @@ class Trials:
 
     def score(self, dataset: Manifest) -> None:
         """Score every checkpoint that is not yet."""
-        waiting = [run for run in self._runs if is_unscored(self._store, self._record(run.run_id))]
+        waiting = [run for run in self.runs if is_unscored(self._store, self._record(run.run_id))]
         folder = local_dataset(dataset, self._store, home() / "datasets") if waiting else None
         for run in waiting:
             assert folder

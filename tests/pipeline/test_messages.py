@@ -18,8 +18,9 @@ from infra.receipt import Receipt, write_receipt
 from infra.stores import Store
 from pipeline.messenger import Messenger, tell_of_leak
 from pipeline.parameters import Parameters
-from pipeline.run import Run, Unchanged
+from pipeline.run import Outcome, Run, Trial, Unchanged
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from pipeline.sweeping import Trials
 from servers.receiver import CANARY, Receiver
 
 
@@ -83,6 +84,23 @@ def test_a_failure_is_told_with_cause_cure_and_cost(
         else f"voc-train: run {run.run_id} failed: STALLED"
     )
     assert message["message"] == "It is not heard. Look there.\ncost        $1.04"
+
+
+def test_a_sweep_tells_of_its_best_setting_and_its_trials_of_nothing(
+    receiver: Receiver, run: Run
+) -> None:
+    run.trials = tuple(Trial(run_id=lr, settings={"lr": lr}) for lr in ("0.1", "1"))
+    for trial, miou in zip(Trials(run).runs, (0.25, 0.5), strict=True):
+        with trial.recorded():
+            trial.outcome = Outcome(
+                run_id=trial.run_id, checkpoint="", sha256="", weights_digest="", miou=miou, iou={},
+                dice={}, report="", seconds={}, reused=(),
+            )  # fmt: skip
+    with run.recorded():
+        pass
+    (message,) = receiver.messages
+    assert message["title"] == f"voc-train: sweep {run.run_id} is done"
+    assert message["message"] == "best        lr=1, mIoU 0.5000, run 1"
 
 
 def test_one_that_was_replaced_tells_of_no_end(receiver: Receiver, run: Run) -> None:

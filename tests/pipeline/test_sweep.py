@@ -19,7 +19,7 @@ from servers.prefect import PrefectServer
 
 # With this decay a rate of 10 makes every weight nine times as large at each step.
 GRID = ("--set", "optimiser=sgd", "--set", "weight_decay=1", "--set", "clip=none")
-GRID += ("--set", "schedule=constant", "--set", "warm_up=0", "--set", "epochs=25")
+GRID += ("--set", "schedule=constant", "--set", "warm_up=0", "--set", "epochs=16")
 GRID += ("--set", "batch_size=4", "--set")
 SETTINGS = ["lr=0.01", "lr=0.02", "lr=10"]
 
