@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
+@app.command(short_help="Show the champion, and what was decided.")
 def champion(
     store: StoreUrl = "",
     last: Annotated[int, typer.Option(min=0, help="How many decisions to show.")] = 10,
@@ -39,7 +39,7 @@ def champion(
     print_champion(history, where.url, last)
 
 
-@app.command()
+@app.command(short_help="Make the checkpoint of a run champion.")
 def promote(
     run: Annotated[str, typer.Argument(help="A run's id; see `voc-train status`.")],
     store: StoreUrl = "",

@@ -68,7 +68,7 @@ def status(
             print_one(one_run(where, run_id(run)), as_json=json)
 
 
-@app.command()
+@app.command(short_help="List runs: when, what, score, dollars, state, cause.")
 def runs(
     recipe: Annotated[str | None, typer.Option(help="Only those with this recipe.")] = None,
     state: Annotated[
@@ -101,7 +101,7 @@ def runs(
         print_runs(where, wanted, as_json=json)
 
 
-@app.command()
+@app.command(short_help="Show what runs cost: estimated, and billed.")
 def bills(
     by: Annotated[str, typer.Option(help="run or month")] = "month",
     month: Annotated[

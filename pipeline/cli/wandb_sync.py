@@ -18,7 +18,7 @@ _DID = {
 }
 
 
-@app.command("wandb-sync")
+@app.command("wandb-sync", short_help="Fill one W&B run with all that a run has logged.")
 def wandb_sync(
     run: Annotated[str, typer.Argument(help="A run's id; see `voc-train status`.")],
     store: StoreUrl = "",
