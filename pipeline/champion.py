@@ -7,7 +7,7 @@ takes it off again. Either counts only over the champion that it was decided aga
 are decided at once one counts, everybody sees the same one, and the other is still there to read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -61,6 +61,7 @@ class Decision(BaseModel):
     checkpoint: Checkpoint
     inputs: Inputs | None = None
     verdict: Verdict | None = None  # None by hand
+    gates: dict[str, float | None] = {}  # what the recipe asked of it
     said: str  # why, in a sentence
 
 
@@ -94,8 +95,8 @@ class History:
         return self.line[-1] if self.line else None
 
     def decided(self, inputs: Inputs) -> Decision | None:
-        """The latest decision about a checkpoint that was made from just these inputs."""
-        same = [one for one in self.decisions if one.inputs == inputs]
+        """The latest decision that counts about a checkpoint made from just these inputs."""
+        same = [one for one in self.counting if one.inputs == inputs]
         return same[-1] if same else None
 
 
@@ -118,6 +119,7 @@ def decide(
     by_hand: bool = False,
     inputs: Inputs | None = None,
     verdict: Verdict | None = None,
+    gates: Mapping[str, float | None] = {},
 ) -> tuple[Decision, History]:
     """Write a decision that was made in view of `history`; returns it and the history with it.
 
@@ -135,6 +137,7 @@ def decide(
         checkpoint=checkpoint,
         inputs=inputs,
         verdict=verdict,
+        gates=dict(gates),
         said=said,
     )
     store.write(f"{_FOLDER}/{name}.json", decision)

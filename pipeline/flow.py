@@ -28,7 +28,7 @@ from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
 from pipeline.pictures import Picture, overview_png
 from pipeline.progress import listening
-from pipeline.rental_queue import place_to_rent
+from pipeline.rental_queue import has_a_machine, place_to_rent
 from pipeline.report import render_report
 from pipeline.run import Outcome, Run, Unchanged, recorded_run
 from pipeline.stages.decide import Settled, decided_earlier, must_be_comparable, rival, settle
@@ -76,7 +76,9 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome | Un
             made = made_by_volume(run)
         else:
             dataset = prepared_in_store(run)
-            if parameters.promote and not worth_training(run, dataset):
+            # One that has rented goes on: its machine has to be deleted in any case.
+            asks = parameters.promote and not has_a_machine(run)
+            if asks and not worth_training(run, dataset):
                 assert run.unchanged
                 return run.unchanged
             made = made_by_store(run, dataset)
@@ -140,7 +142,11 @@ def worth_training(run: Run, dataset: Manifest) -> bool:
     """
     with run.stage("compare-inputs") as stage:
         assert run.inputs
-        known = None if run.parameters.force else decided_earlier(run.store, run.inputs)
+        known = (
+            None
+            if run.parameters.force
+            else decided_earlier(run.store, run.inputs, run.parameters.resolved_recipe())
+        )
         if known and known.checkpoint.run_id != run.run_id:  # else it was decided before a resume
             run.unchanged = Unchanged(
                 run_id=run.run_id,

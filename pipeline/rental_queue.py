@@ -18,6 +18,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Running
 
 from infra.intents import Intents
@@ -70,7 +71,7 @@ class _Queue:
         """Whether this run has a place now; False where it may do without."""
         said = ""
         while (taken := self._take()) is False:
-            if _has_a_machine(self._run):
+            if has_a_machine(self._run):
                 return False
             why = self._why()
             if why and why != said:
@@ -106,15 +107,15 @@ class _Queue:
         try:
             places = self._client.read_global_concurrency_limit_by_name(PLACES)
             runs = self._client.read_flow_runs(flow_filter=_OURS, flow_run_filter=_ALIVE)
-        except httpx.HTTPError:
+            renting = [run for run in runs if _rents(run) and run.id != self._me]
+            empty = places.active_slots > len(renting) and self._is_first(runs)
+            self._seen_empty = self._seen_empty + 1 if empty else 0
+            if self._seen_empty >= _BELIEVED:
+                self._seen_empty = 0
+                update = GlobalConcurrencyLimitUpdate(active_slots=len(renting))
+                self._client.update_global_concurrency_limit(PLACES, update)
+        except (httpx.HTTPError, ObjectNotFound):  # it was deleted: the next look sees that
             return "the Prefect server does not answer"
-        renting = [run for run in runs if _rents(run) and run.id != self._me]
-        empty = places.active_slots > len(renting) and self._is_first(runs)
-        self._seen_empty = self._seen_empty + 1 if empty else 0
-        if self._seen_empty >= _BELIEVED:
-            self._seen_empty = 0
-            update = GlobalConcurrencyLimitUpdate(active_slots=len(renting))
-            self._client.update_global_concurrency_limit(PLACES, update)
         if not renting:
             return f"the concurrency limit {PLACES} has no place free"
         names = ", ".join(f"{run.name} ({run.id})" for run in renting)
@@ -138,7 +139,7 @@ def _rents(run: FlowRun) -> bool:
     return run.state_name == _RENTING or (run.state is not None and run.state.is_cancelling())
 
 
-def _has_a_machine(run: Run) -> bool:
+def has_a_machine(run: Run) -> bool:
     """Whether something of an earlier controller's may be there, and costs."""
     if not run.earlier:
         return False

@@ -83,9 +83,16 @@ def _server() -> Iterator[SyncPrefectClient]:
         except httpx.HTTPError as error:
             raise Failure(
                 Cause.BAD_INPUT,
-                f"The Prefect server at {without_secrets(url)} did not do it ({error}); look into "
-                "its terminal, then run this again: it goes on where it was.",
+                f"The Prefect server at {without_secrets(url)} did not do it ({_in_words(error)}); "
+                "look into its terminal, then run this again: it goes on where it was.",
             ) from error
+
+
+def _in_words(error: httpx.HTTPError) -> str:
+    """Without the URL that its own text quotes, which may hold a password."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code}"
+    return type(error).__name__
 
 
 def _work_pool(client: SyncPrefectClient, name: str) -> Part:
@@ -202,4 +209,12 @@ def _automations(client: SyncPrefectClient) -> Iterator[Part]:
         known = client.read_automations_by_name(automation.name)
         if not known:
             client.create_automation(automation)
-        yield Part("automation", automation.name, "was there" if known else "made")
+            yield Part("automation", automation.name, "made")
+            continue
+        # Whoever switched it off wants it off.
+        wanted = automation.model_copy(update={"enabled": known[0].enabled})
+        if AutomationCore.model_validate(known[0].model_dump(exclude={"id"})) == wanted:
+            yield Part("automation", automation.name, "was there")
+        else:
+            client.update_automation(known[0].id, wanted)
+            yield Part("automation", automation.name, "changed")

@@ -29,7 +29,7 @@ from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
 from pipeline.preparation import must_be_trainable
 from pipeline.progress import Listener, listening
-from pipeline.rental_queue import place_to_rent
+from pipeline.rental_queue import has_a_machine, place_to_rent
 from pipeline.run import Run, RunRecord, Trial, new_run_id, recorded_run
 from pipeline.sweep import Comparison, compare, is_over, is_unscored
 from pipeline.sweep_report import write_comparison
@@ -150,6 +150,9 @@ class Trials:
     def train(self, dataset: Manifest) -> Failure | None:
         """Train what is not over yet; what kept it from training all of it, if anything did."""
         if not self._left():
+            if has_a_machine(self._sweep):  # an earlier controller's, which has done its work
+                with workplaces(self._sweep, dataset):
+                    pass  # none is rented, and on the way out all is deleted
             return None
         try:
             # What is rented is gone after this block.

@@ -13,6 +13,7 @@ from infra.integrity import hashes_to
 from infra.stores import Store
 from model.dataset import Dataset, Manifest, Sample, read_index
 from model.errors import InputError
+from model.recipe import GATES, Recipe
 from pipeline.champion import (
     Checkpoint,
     Decision,
@@ -73,18 +74,24 @@ def must_be_comparable(store: Store, classes: tuple[str, ...]) -> None:
     must_be_there(store, champion)
 
 
-def decided_earlier(store: Store, inputs: Inputs) -> Decision | None:
+def decided_earlier(store: Store, inputs: Inputs, recipe: Recipe) -> Decision | None:
     """The decision that makes a training from these inputs needless; None where it may tell more.
 
     A training from the same inputs gives the same checkpoint. One that was refused is worth another
-    look only where somebody else is champion now.
+    look only where somebody else is champion now, or `recipe` asks for something else.
     """
     history = History.load(store)
     known = history.decided(inputs)
     if known and known.kind == "refused":
         champion = history.champion.name if history.champion else None
-        return known if known.over == champion else None
+        same = known.over == champion and known.gates == gates_of(recipe)
+        return known if same else None
     return known
+
+
+def gates_of(recipe: Recipe) -> dict[str, float | None]:
+    """What a recipe asks of its checkpoint."""
+    return recipe.model_dump(include={*GATES})
 
 
 def rival(store: Store, dataset: Manifest, folder: Path) -> Rival:
@@ -169,6 +176,7 @@ def settle(
             said,
             inputs=inputs,
             verdict=verdict,
+            gates=gates_of(manifest.recipe),
         )
         if not better or decision in after.counting:
             return Settled(decision, comparison)

@@ -16,7 +16,7 @@ from model.dataset import Manifest
 from model.errors import InputError
 from model.recipes import named
 from model.train import train
-from pipeline.champion import Checkpoint, History, decide, promote_by_hand, reference
+from pipeline.champion import Checkpoint, Decision, History, decide, promote_by_hand, reference
 from pipeline.dataset import dataset_prefix
 from pipeline.inputs import Inputs
 from pipeline.parameters import Parameters
@@ -60,6 +60,10 @@ class Trained(NamedTuple):
             folder.parents[2] / "fetched",
             **({"passes": True} | terms),  # type: ignore[arg-type]
         )
+
+    def earlier(self, run: str, **asked: object) -> Decision | None:
+        recipe = self.manifest(run).recipe.override(asked)
+        return decided_earlier(self.store, self.inputs[run], recipe)
 
     def rival(self) -> frozenset[str] | None:
         return rival(self.store, self.dataset, self.blob(WEAK).parents[5] / "fetched").only
@@ -164,20 +168,22 @@ def test_whoever_became_champion_meanwhile_is_the_one_to_beat(trained: Trained) 
 
 
 def test_the_same_inputs_are_known(trained: Trained) -> None:
-    assert decided_earlier(trained.store, trained.inputs[GOOD]) is None
+    assert trained.earlier(GOOD) is None
     decision = trained.settle(GOOD).decision
-    assert decided_earlier(trained.store, trained.inputs[GOOD]) == decision
-    assert decided_earlier(trained.store, trained.inputs[WEAK]) is None
+    assert trained.earlier(GOOD) == decision
+    assert trained.earlier(WEAK) is None
 
 
 def test_who_was_refused_by_another_champion_may_try_again(trained: Trained) -> None:
     trained.settle(GOOD)
     refused = trained.settle(WEAK).decision
     assert refused.kind == "refused"
-    assert decided_earlier(trained.store, trained.inputs[WEAK]) == refused
+    assert trained.earlier(WEAK) == refused
+    assert trained.earlier(WEAK, promotion_class_drop=0.5) is None  # it may pass now
+    assert trained.earlier(GOOD, promotion_class_drop=0.5)  # it has passed
     history = History.load(trained.store)
     decide(trained.store, history, "promoted", reference(trained.manifest(GOOD)), "", by_hand=True)
-    assert decided_earlier(trained.store, trained.inputs[WEAK]) is None
+    assert trained.earlier(WEAK) is None
 
 
 def test_other_classes_are_refused_before_anything_is_done(trained: Trained) -> None:

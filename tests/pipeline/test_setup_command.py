@@ -68,7 +68,14 @@ def test_what_is_made_the_first_time_is_there_the_second_time(server: PrefectSer
 
     assert done(server) == {"was there": names}
     assert deployment(server, "voc-train/nightly")["schedules"] == before["schedules"]
-    assert [one["name"] for one in server.post("automations/filter")] == [_AUTOMATION]
+    (watch,) = server.post("automations/filter")
+    older = {"trigger": watch["trigger"] | {"within": 60.0}, "enabled": False}
+    kept = {key: watch[key] for key in ("name", "description", "actions")}
+    server.put(f"automations/{watch['id']}", **kept, **older)
+    assert done(server) == {"was there": names - {_AUTOMATION}, "changed": {_AUTOMATION}}
+    (now,) = server.post("automations/filter")
+    assert now["trigger"]["within"] == watch["trigger"]["within"]
+    assert not now["enabled"]
 
 
 def test_options_change_what_they_name_and_what_is_paused_stays_paused(

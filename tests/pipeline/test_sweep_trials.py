@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from infra.failure import Cause, Failure
+from infra.intents import Intent, Intents
 from infra.protocol import Result, now, run_key
+from infra.provider import Kind
 from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
 from pipeline import sweeping
 from pipeline.parameters import Parameters
-from pipeline.run import Run
+from pipeline.run import Run, RunRecord
 from pipeline.sweeping import Trials, trials_of
 
 DATASET = Manifest(
@@ -85,6 +87,29 @@ def test_all_are_trained_at_one_machine_and_none_again(told: Any) -> None:
     assert world.trials.train(DATASET) is None
     assert len(world.trained) == 3
     assert world.rented == 1
+
+
+def test_what_a_dead_controller_left_at_work_is_deleted_though_all_is_trained(
+    told: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, _ = told()
+    note = Intent(kind=Kind.INSTANCE, label="voc-train-x-t1", time=now(), until=now())
+    Intents.load(store, world.run.run_id).intend(note)
+    record = RunRecord(
+        run_id=world.run.run_id, state="running", started=now(), parameters={},
+        trials=world.run.trials,
+    )  # fmt: skip
+    entered: list[bool] = []
+
+    @contextmanager
+    def workplaces(*_: object) -> Iterator[Iterator[Place]]:
+        entered.append(True)
+        yield iter(())
+
+    monkeypatch.setattr(sweeping, "workplaces", workplaces)
+    again = Trials(Run(world.run.parameters, [], earlier=record))
+    assert again.train(DATASET) is None
+    assert entered
 
 
 def test_what_fails_by_its_settings_ends_itself_alone(told: Any) -> None:

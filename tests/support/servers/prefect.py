@@ -110,6 +110,10 @@ class PrefectServer:
         """Have something changed by the server's API."""
         self._ask("PATCH", path, json=body)
 
+    def put(self, path: str, **body: Any) -> None:
+        """Have something replaced by the server's API."""
+        self._ask("PUT", path, json=body)
+
     def delete(self, path: str) -> None:
         """Have something deleted by the server's API."""
         self._ask("DELETE", path)
