@@ -9,8 +9,18 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from agents import until
+from infra.intents import Intent, Intents
+from infra.protocol import now
+from infra.provider import Kind
+from infra.stores import Store
+from pipeline import rental_queue
+from pipeline.parameters import Parameters, RentalTerms
+from pipeline.rental_queue import place_to_rent
+from pipeline.run import Run, RunRecord
 from rentals import VOC_TRAIN, Account, clock
 from sandbox import require_sandbox
 from servers.prefect import PrefectServer, kill
@@ -189,23 +199,75 @@ def test_the_place_of_one_that_was_killed_is_given_free(
     until(lambda: instances(account) == [])
 
 
-def test_one_that_is_cancelled_while_it_waits_leaves_the_queue(
-    server: PrefectServer, worker: psutil.Popen, renter: Callable[[str], Renter]
-) -> None:
+@pytest.fixture
+def taken(server: PrefectServer) -> Iterator[None]:
+    """The one place is somebody's for as long as the test lasts."""
     server.patch(_PLACES, active_slots=1)
     holder = server.post(
         "flow_runs/",
         flow_id=server.post("flows/", name="voc-train")["id"],
         state={"type": "RUNNING", "name": "Renting"},
     )
-    try:
-        cancelled = renter("cancelled")
-        server.wait("its waiting", lambda: cancelled.is_in("AwaitingRental"))
-        server.run("flow-run", "cancel", cancelled.id)
-        server.wait("its end", lambda: cancelled.state["type"] == "CANCELLED")
-        (run,) = cancelled.store.glob("runs/*/run.json")
-        assert json.loads(run.read_bytes())["cause"] == "CANCELLED"
-        assert server.get(_PLACES)["active_slots"] == 1
-    finally:
-        server.delete(f"flow_runs/{holder['id']}")
-        server.patch(_PLACES, active_slots=0)
+    yield
+    server.delete(f"flow_runs/{holder['id']}")
+    server.patch(_PLACES, active_slots=0)
+
+
+def test_one_that_is_cancelled_while_it_waits_leaves_the_queue(
+    server: PrefectServer, worker: psutil.Popen, renter: Callable[[str], Renter], taken: None
+) -> None:
+    cancelled = renter("cancelled")
+    server.wait("its waiting", lambda: cancelled.is_in("AwaitingRental"))
+    server.run("flow-run", "cancel", cancelled.id)
+    server.wait("its end", lambda: cancelled.state["type"] == "CANCELLED")
+    (run,) = cancelled.store.glob("runs/*/run.json")
+    assert json.loads(run.read_bytes())["cause"] == "CANCELLED"
+    assert server.get(_PLACES)["active_slots"] == 1
+
+
+def goes_at_once(server: PrefectServer, run: Run) -> bool:
+    """Whether nobody keeps it waiting; the test's patience is the only other end."""
+
+    @flow(name="voc-train")
+    def rents() -> bool:
+        with place_to_rent(run):
+            return True
+
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        return rents()
+
+
+def wants(store: Store, machine: str, *, earlier: bool = False) -> Run:
+    """A run of which nothing is done yet; `earlier`, that another controller has begun."""
+    parameters = Parameters(
+        archives=("a.tar",),
+        recipe="tiny",
+        machine=machine,
+        store=store.url,
+        rental=RentalTerms(ssh_from=("127.0.0.0/8",)),
+    )
+    record = RunRecord(run_id="r", state="running", started=now(), parameters={})
+    return Run(parameters, [], earlier=record if earlier else None)
+
+
+@pytest.mark.timeout(60)
+def test_a_training_here_needs_no_place(server: PrefectServer, store: Store, taken: None) -> None:
+    assert goes_at_once(server, wants(store, "local"))
+
+
+@pytest.mark.timeout(60)
+def test_a_run_that_has_its_machine_already_is_not_kept_from_it(
+    server: PrefectServer, store: Store, taken: None
+) -> None:
+    intent = Intent(kind=Kind.INSTANCE, label="voc-train-r-t1", time=now(), until=now())
+    Intents(store, "r").intend(intent)
+    assert goes_at_once(server, wants(store, "linode", earlier=True))
+    assert server.get(_PLACES)["active_slots"] == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_server_of_the_run_s_own_has_no_queue(
+    server: PrefectServer, store: Store, taken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rental_queue, "is_temporary", lambda: True)
+    assert goes_at_once(server, wants(store, "linode"))

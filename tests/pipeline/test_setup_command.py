@@ -11,6 +11,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.failure import Cause, Failure
+from pipeline.deployments import read_deployments
 from pipeline.server_setup import set_up
 from servers.prefect import PrefectServer
 
@@ -144,12 +145,15 @@ def unfinished(server: PrefectServer) -> list[Any]:
 
 
 def test_a_pool_for_something_else_is_left_alone(server: PrefectServer, tmp_path: Path) -> None:
-    server.run("work-pool", "create", "containers", "--type", "docker")
+    server.post("work_pools/", name="containers", type="docker")
     described = tmp_path / "containers.yaml"
     described.write_text(_OFTEN.format(folder="x").replace("name: quick", "name: containers"))
-    refused = server.set_up("--file", str(described), check=False)
-    assert refused.returncode == 2
-    assert "containers is of type docker" in refused.stderr
+    with (
+        temporary_settings({PREFECT_API_URL: server.api}),
+        pytest.raises(Failure, match="containers is of type docker") as caught,
+    ):
+        set_up(read_deployments(described))
+    assert caught.value.cause is Cause.BAD_INPUT
 
 
 def test_without_a_server_it_says_how_to_get_one() -> None:

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from infra.failure import Cause, Failure
 from pipeline import temporary_server
-from pipeline.temporary_server import prefect_server
+from pipeline.temporary_server import is_temporary, prefect_server
 from servers.file_server import FileServer
 
 
@@ -54,6 +54,7 @@ def test_a_server_that_answers_is_used(server: FileServer) -> None:
     url = f"{server.url}/api"
     with temporary_settings({PREFECT_API_URL: url}), prefect_server():
         assert PREFECT_API_URL.value() == url
+        assert not is_temporary()
 
 
 @pytest.fixture
@@ -72,6 +73,7 @@ def test_two_runs_that_start_at_once_in_a_new_home_both_get_a_server(prefect_hom
         try:
             with temporary_settings({PREFECT_HOME: prefect_home}), prefect_server():
                 both_run.wait()
+                assert is_temporary()
                 return httpx.get(f"{PREFECT_API_URL.value()}/health").status_code
         except BaseException:
             both_run.abort()
