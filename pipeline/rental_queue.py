@@ -128,10 +128,8 @@ class _Queue:
         return first is None or first.id == self._me
 
     def _show(self, name: str, message: str = "") -> None:
-        """Name the flow run's state; not where it is being cancelled, which must not be undone."""
-        state = self._client.read_flow_run(self._me).state
-        if state and state.is_running():
-            self._client.set_flow_run_state(self._me, Running(name=name, message=message))
+        """Name the flow run's state; the server refuses it where the run is being cancelled."""
+        self._client.set_flow_run_state(self._me, Running(name=name, message=message))
 
 
 def _rents(run: FlowRun) -> bool:

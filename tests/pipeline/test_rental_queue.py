@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from prefect import flow
+from prefect import flow, runtime
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from agents import until
@@ -248,6 +248,25 @@ def wants(store: Store, machine: str, *, earlier: bool = False) -> Run:
     )
     record = RunRecord(run_id="r", state="running", started=now(), parameters={})
     return Run(parameters, [], earlier=record if earlier else None)
+
+
+def test_who_leaves_the_queue_while_being_cancelled_stays_so(
+    server: PrefectServer, store: Store
+) -> None:
+    def state() -> str:
+        return str(server.get(f"flow_runs/{runtime.flow_run.id}")["state"]["type"])
+
+    @flow(name="voc-train")
+    def rents() -> tuple[str, str]:
+        with place_to_rent(wants(store, "linode")):
+            rented = state()
+            change = {"type": "CANCELLING"}
+            server.post(f"flow_runs/{runtime.flow_run.id}/set_state", state=change)
+        return rented, state()
+
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        assert rents() == ("RUNNING", "CANCELLING")
+    assert server.get(_PLACES)["active_slots"] == 0
 
 
 @pytest.mark.timeout(60)
