@@ -43,17 +43,18 @@ class Verdict(BaseModel):
         """Whether the challenger is to be promoted."""
         return self.low > self.margin and not self.worse
 
-    def in_words(self) -> str:
-        """A sentence for people."""
+    def in_words(self, champion: str = "the champion") -> str:
+        """A sentence for people, in which the champion is called so."""
         said = (
-            f"mIoU {self.challenger:.4f} against {self.champion:.4f} on {self.images:,} images: "
+            f"mIoU {self.challenger:.4f} against {self.champion:.4f} of {champion} on "
+            f"{self.images:,} images: "
             f"{self.difference:+.4f}, {100 * self.confidence:g} % interval {self.low:+.4f} to "
             f"{self.high:+.4f}"
         )
         if self.low <= self.margin:
             said += f", which is not above {self.margin:g}"
         if self.worse:
-            said += f"; worse by more than it may be: {', '.join(self.worse)}"
+            said += f"; these classes lose more than they may: {', '.join(self.worse)}"
         return said
 
 

@@ -94,6 +94,15 @@ class History:
         """The promotion that made the present champion."""
         return self.line[-1] if self.line else None
 
+    def standing(self, run_id: str) -> str:
+        """What has become of a run's checkpoint, in words; nothing where nobody decided."""
+        if self.champion and self.champion.checkpoint.run_id == run_id:
+            return "champion"
+        if run_id in {one.checkpoint.run_id for one in self.line}:
+            return "champion before"
+        kinds = [one.kind for one in self.counting if one.checkpoint.run_id == run_id]
+        return kinds[-1] if kinds else ""
+
     def decided(self, inputs: Inputs) -> Decision | None:
         """The latest decision that counts about a checkpoint made from just these inputs."""
         same = [one for one in self.counting if one.inputs == inputs]

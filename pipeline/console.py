@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from infra.failure import Cause
+
 _PLAIN_EVERY = 10.0  # seconds between two plain progress lines
 
 
@@ -137,7 +139,8 @@ class Terminal:
     def ended(self, run_id: str, failure: str | None) -> None:
         if failure:
             typed = " ".join([run_id, *self.options])
-            on = "" if self.rehearses else f", `voc-train resume {typed}` goes on from there"
+            cured = self.rehearses or failure.startswith(Cause.BAD_INPUT)  # not by going on
+            on = "" if cured else f", `voc-train resume {typed}` goes on from there"
             self._dimly(f"`voc-train status {typed}` shows how far it came{on}")
 
     def _dimly(self, line: str) -> None:

@@ -50,10 +50,10 @@ class Inputs(BaseModel):
             gone = len({*earlier.archives} - {*self.archives})
             changes.append(f"archives: {new} new, {gone} no longer there")
         if self.dataset != earlier.dataset:
-            changes.append(f"dataset: {earlier.dataset[:12]} is {self.dataset[:12]}")
+            changes.append(f"dataset: was {earlier.dataset[:12]}, is {self.dataset[:12]}")
         changes += _between("recipe", earlier.recipe, self.recipe)
         if self.code != earlier.code:
-            changes.append(f"code: {earlier.code} is {self.code}")
+            changes.append(f"code: was {earlier.code}, is {self.code}")
         changes += _between("library", earlier.libraries, self.libraries)
         return tuple(changes)
 
@@ -68,7 +68,7 @@ class Inputs(BaseModel):
 
 def _between(what: str, earlier: dict[str, Any], here: dict[str, Any]) -> list[str]:
     return [
-        f"{what}: {key} {_shown(earlier, key)} is {_shown(here, key)}"
+        f"{what}: {key} was {_shown(earlier, key)}, is {_shown(here, key)}"
         for key in sorted(earlier.keys() | here.keys())
         if json.dumps(earlier.get(key)) != json.dumps(here.get(key))
     ]

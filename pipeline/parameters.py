@@ -245,6 +245,12 @@ class Parameters(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _forced_to_something(self) -> Self:
+        if self.force and not self.promote:
+            raise ValueError("force goes with promote: without that, a run always trains")
+        return self
+
+    @model_validator(mode="after")
     def _compared_before_anything_is_rented(self) -> Self:
         if self.promote and (self.by_volume or (self.prepared_elsewhere and not self.force)):
             raise ValueError(

@@ -6,7 +6,8 @@ how far a run is that goes on. They are asked for 32 at a time.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +19,7 @@ from rich.text import Text
 from infra.clock import Clock
 from infra.concurrently import concurrently
 from infra.costs import Costs, last_look, read_costs
-from infra.failure import Cause
+from infra.failure import Cause, Failure
 from infra.reaper import ReaperReport
 from infra.stores import Store
 from pipeline.console import harmless
@@ -98,10 +99,12 @@ def costs_of(
 def print_runs(store: Store, wanted: Wanted, *, as_json: bool) -> None:
     """A table of runs, newest first; what costs still is marked."""
     runs, time = read_runs(store, wanted), Clock.from_environment().now()
+    standing = _standing(store)
     if as_json:
-        print(json.dumps([run.as_dict(time) for run in runs]))
+        listed = ((run, standing(run.record.run_id)) for run in runs)
+        print(json.dumps([run.as_dict(time) | {"standing": stands} for run, stands in listed]))
     elif runs:
-        _print_table(runs, time)
+        _print_table(runs, standing, time)
     elif wanted == Wanted():
         print(f"No runs in {store.url} yet.")
     else:
@@ -112,11 +115,19 @@ def _sweeps(record: RunRecord) -> str:
     return f", sweep of {len(record.trials)}" if record.trials else ""
 
 
-def _print_table(runs: Sequence[Listed], time: datetime) -> None:
+def _standing(store: Store) -> Callable[[str], str]:
+    """What has become of a run's checkpoint; a damaged decision hides no run."""
+    from pipeline.champion import History
+
+    with suppress(Failure):
+        return History.load(store).standing
+    return lambda _: ""
+
+
+def _print_table(runs: Sequence[Listed], standing: Callable[[str], str], time: datetime) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("started", "run", "recipe", "mIoU", "dollars", "state", "cause"):
-        words = name in ("recipe", "cause")
-        table.add_column(name, no_wrap=not words, overflow="fold")
+        table.add_column(name, no_wrap=name != "recipe", overflow="fold")
     table.columns[4].justify = "right"
     for run in runs:
         table.add_row(
@@ -125,19 +136,13 @@ def _print_table(runs: Sequence[Listed], time: datetime) -> None:
             Text(harmless(run.recipe) + _sweeps(run.record)),
             f"{run.record.outcome.miou:.4f}" if run.record.outcome else "",
             _dollars(run.costs, time),
-            _state(run),
+            ", ".join(filter(None, (run.state, standing(run.record.run_id)))),
             run.record.cause or "",
         )
     console = Console(highlight=False)
     console.print(table)
     if any(run.costs and run.costs.there for run in runs):
         console.print("* costs still: `voc-train status RUN` shows what, and how to end it")
-
-
-def _state(run: Listed) -> str:
-    """How it stands, and what was decided about its checkpoint."""
-    decision = run.record.outcome.decision if run.record.outcome else None
-    return f"{run.state}, {decision}" if decision else run.state
 
 
 def _dollars(costs: Costs | None, time: datetime) -> Text:

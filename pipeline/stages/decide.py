@@ -164,7 +164,9 @@ def settle(
         )
         verdict = comparison.verdict
         better = verdict.better and passes
-        said = verdict.in_words() + ("" if passes else "; below the recipe's gate min_miou")
+        held = against.history.champion
+        whom = f"run {held.checkpoint.run_id}" if held else "a net that sees only background"
+        said = verdict.in_words(whom) + ("" if passes else "; below the recipe's gate min_miou")
         present = History.load(store)  # a comparison takes minutes
         if present.champion != against.history.champion:
             continue

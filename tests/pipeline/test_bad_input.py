@@ -281,7 +281,7 @@ def test_a_bad_parameter_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name = "pipeline.cli.runs._prepare_prefect"
+    name = "pipeline.cli.runs.prepare_prefect"
     monkeypatch.setattr(name, lambda: pytest.fail("Prefect was started"))
     (tmp_path / "voc.tar").touch()
     said = voc_train("run", "local", "--archive", tmp_path / "voc.tar", *arguments)

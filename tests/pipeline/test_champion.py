@@ -95,6 +95,17 @@ def test_rolling_back_goes_back_step_by_step(store: Store) -> None:
     assert champion_of(roll_back(store)) == "a"
 
 
+def test_what_became_of_a_run_is_said(store: Store) -> None:
+    history = promoted(store, "a", "b", "c")
+    decide(store, history, "refused", checkpoint("d"), "")
+    roll_back(store)
+    after = History.load(store)
+    said = {run: after.standing(run) for run in "abcde"}
+    assert said == {
+        "a": "champion before", "b": "champion", "c": "rolled-back", "d": "refused", "e": ""
+    }  # fmt: skip
+
+
 def test_there_is_nothing_to_roll_back_without_a_champion(store: Store) -> None:
     with pytest.raises(InputError, match="no champion"):
         roll_back(store)
@@ -148,10 +159,10 @@ def test_what_was_made_from_the_same_is_known_whatever_became_of_it(store: Store
     [
         ({"archives": ("a", "b")}, "archives: 1 new"),
         ({"dataset": "other"}, "dataset"),
-        ({"recipe": {"lr": 0.2}}, "recipe: lr 0.1 is 0.2"),
-        ({"recipe": {"lr": 0.1, "size": [1, 2]}}, "recipe: size none is 1,2"),
-        ({"code": "other"}, "code: c is other"),
-        ({"libraries": {"x": "2"}}, "library: x 1 is 2"),
+        ({"recipe": {"lr": 0.2}}, "recipe: lr was 0.1, is 0.2"),
+        ({"recipe": {"lr": 0.1, "size": [1, 2]}}, "recipe: size was none, is 1,2"),
+        ({"code": "other"}, "code: was c, is other"),
+        ({"libraries": {"x": "2"}}, "library: x was 1, is 2"),
         ({}, ""),
     ],
 )
