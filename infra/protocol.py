@@ -6,6 +6,9 @@
     runs/<run>/…                  what the job left in `out/`: checkpoints, metrics.jsonl, samples
     runs/<run>/result.json        how it ended; the agent's last object
     runs/<run>/run.json           how the whole run stands, and report.html; the controller's own
+    runs/<run>/intents/           what was rented (infra/intents.py), and receipt.json, what it cost
+    runs/<run>/claims/            who drives the run (infra/claims.py)
+    champions/<number>-<run>-<letters>.json  what was decided (pipeline/champion.py); immutable
 
 The job itself knows none of this. It finds its inputs in its folder and writes to `out/` there, by
 rename or append: `progress.json` (how far it is), `failure.json` (cause and message), and
