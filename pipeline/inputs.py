@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.stackscripts import TRAINER, requirements
 from model.recipe import GATES, Recipe, as_typed
 
 if TYPE_CHECKING:
@@ -31,7 +30,9 @@ class Inputs(BaseModel):
     @classmethod
     def of(cls, dataset: "Manifest", recipe: Recipe) -> Self:
         """Of a training of `recipe` on `dataset` by the code and the libraries that are here."""
-        from model.provenance import code_version  # which imports torch, for seconds
+        # A machine that only prepares has neither what these import, nor any need of it.
+        from infra.stackscripts import TRAINER, requirements
+        from model.provenance import code_version
 
         pins = (pin.partition("==") for pin in requirements(TRAINER).split())
         return cls(
