@@ -78,9 +78,8 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome | Un
             dataset = prepared_in_store(run)
             # One that has rented goes on: its machine has to be deleted in any case.
             asks = parameters.promote and not has_a_machine(run)
-            if asks and not worth_training(run, dataset):
-                assert run.unchanged
-                return run.unchanged
+            if asks and (unchanged := unchanged_since(run, dataset)):
+                return unchanged
             made = made_by_store(run, dataset)
         return score(run, made)
 
@@ -135,8 +134,8 @@ def prepared_in_store(run: Run) -> Manifest:
     return dataset
 
 
-def worth_training(run: Run, dataset: Manifest) -> bool:
-    """Whether a champion may come of it: by the parameters it must, or something has changed.
+def unchanged_since(run: Run, dataset: Manifest) -> Unchanged | None:
+    """Why nothing need be trained; None where something has changed, or it must be all the same.
 
     What could not be decided in the end is refused now, before anything is rented.
     """
@@ -157,7 +156,7 @@ def worth_training(run: Run, dataset: Manifest) -> bool:
             )
             stage.summary = run.unchanged.said
             artifacts.show_unchanged(run.unchanged)
-            return False
+            return run.unchanged
         against = rival(run.store, dataset, home() / "fetched")
         champion = against.history.champion
         changes = run.inputs.changes_since(champion.inputs) if champion and champion.inputs else ()
@@ -168,7 +167,7 @@ def worth_training(run: Run, dataset: Manifest) -> bool:
             if champion
             else "there is no champion yet"
         )
-    return True
+    return None
 
 
 def made_by_store(run: Run, dataset: Manifest) -> Made:

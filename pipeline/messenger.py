@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 
+from infra.costs import last_look
 from infra.failure import Cause, Failure
 from infra.notifications import notify
 from infra.reaper import REPORT, Found, ReaperReport
@@ -80,10 +81,10 @@ def tell_of_failure(what: str, failure: str, more: Iterable[str] = ()) -> None:
     notify(title, "\n".join([said, *more]), urgent=urgent)
 
 
-def last_look(store: Store) -> ReaperReport | None:
+def look_before(store: Store) -> ReaperReport | None:
     """What a reaper saw last; not knowing it must keep none from looking now."""
     with suppress(Failure):
-        return store.read_whole(REPORT, ReaperReport)
+        return last_look(store)
     return None
 
 

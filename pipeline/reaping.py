@@ -10,7 +10,7 @@ from infra.reaper import ReaperReport, reap
 from infra.stores import Store
 from infra.visit import access_to
 from pipeline import artifacts
-from pipeline.messenger import last_look, tell_of_leak
+from pipeline.messenger import look_before, tell_of_leak
 from pipeline.parameters import default_store
 from pipeline.run import new_run_id
 
@@ -29,7 +29,7 @@ def reaper(store: str = "") -> None:
     with access_to(url, new_run_id(), clock):
         provider = Linode.from_environment(clock)
         where = Store.open(url)
-        before = last_look(where)
+        before = look_before(where)
         report = reap(provider, where, clock, delete=True, say=say)
         tell_of_leak(where, report, before)
     if report.found or report.unseen:

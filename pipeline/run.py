@@ -254,16 +254,9 @@ class Run:
         self.inputs = Inputs.of(dataset, self.parameters.resolved_recipe())
         self._record("running")
 
-    def metrics(self) -> list[dict[str, object]]:
-        """What training logged, as it lies in the store, less any line that is damaged."""
-        data = self.store.get(run_key(self.run_id, "metrics.jsonl")) or b""
-        records = []
-        for line in data.splitlines():
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    records.append(record)
-        return records
+    def metrics(self) -> list[dict[str, Any]]:
+        """What training logged."""
+        return recorded_metrics(self.store, self.run_id)
 
     def _record(
         self,
@@ -332,6 +325,18 @@ def recorded_run(store: Store, run_id: str) -> RunRecord:
             "Delete it there, and start another run.",
         )
     return record
+
+
+def recorded_metrics(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """What training logged, as it lies in the store, less any line that is damaged."""
+    data = store.get(run_key(run_id, "metrics.jsonl")) or b""
+    records = []
+    for line in data.splitlines():
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
+    return records
 
 
 def recorded_runs(store: Store, runs: Sequence[str] | None = None) -> list[RunRecord]:

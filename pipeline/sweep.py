@@ -4,9 +4,9 @@ A sweep is a run that has trials and no checkpoint; each trial is a run of its o
 read from their records, so that it can be told at any time, from any computer.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,7 @@ from infra.failure import Cause
 from infra.protocol import Result, run_key
 from infra.stores import Store
 from pipeline.parameters import home
-from pipeline.run import Outcome, RunRecord, Trial, WrittenState
+from pipeline.run import Outcome, RunRecord, Trial, WrittenState, recorded_metrics
 
 PLOT, REPORT = "sweep.png", "report.html"
 # What tells of the settings and not of the machine: tried again, it would end the same way.
@@ -133,7 +133,7 @@ def _row(store: Store, trial: Trial) -> Row:
         seconds=(result.ended - result.started).total_seconds() if result else None,
         cause=record.cause,
         message=record.message,
-        curve=_curve(store.get(run_key(trial.run_id, "metrics.jsonl")) or b""),
+        curve=_curve(recorded_metrics(store, trial.run_id)),
     )
 
 
@@ -146,11 +146,10 @@ def _dice(outcome: Outcome) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _curve(metrics: bytes) -> tuple[tuple[float, float], ...]:
+def _curve(metrics: Iterable[Mapping[str, Any]]) -> tuple[tuple[float, float], ...]:
     points = []
-    for line in metrics.splitlines():
+    for record in metrics:
         with suppress(ValueError, KeyError, TypeError):  # a damaged line hides no other
-            record = json.loads(line)
             if record["kind"] == "epoch":
                 points.append((float(record["epoch"]), float(record["miou"])))
     return tuple(points)

@@ -169,7 +169,7 @@ def _look(url: str, clock: "Clock", *, delete: bool, run: str | None, json: bool
     from infra.linode import Linode
     from infra.reaper import reap as look
     from infra.visit import access_to
-    from pipeline.messenger import last_look, tell_of_leak
+    from pipeline.messenger import look_before, tell_of_leak
     from pipeline.rental_tables import print_reaped
     from pipeline.run import new_run_id
 
@@ -177,7 +177,7 @@ def _look(url: str, clock: "Clock", *, delete: bool, run: str | None, json: bool
     # one of the run's, which it would delete at once.
     with access_to(url, new_run_id(), clock):
         provider, store = Linode.from_environment(clock), Store.open(url)
-        before = last_look(store)
+        before = look_before(store)
         report = look(provider, store, clock, delete=delete, run_id=run, say=_say)
         if run is None:
             tell_of_leak(store, report, before)
