@@ -7,6 +7,7 @@ takes it off again. Either counts only over the champion that it was decided aga
 are decided at once one counts, everybody sees the same one, and the other is still there to read.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
 
 _FOLDER = "champions"
+# Seconds in which whoever has read the history before a decision has written one of its own: after
+# that it is known which of two counts (as in Fischer's mutual exclusion).
+_SETTLED = 2.0
 
 Kind = Literal["promoted", "refused", "rolled-back"]
 
@@ -150,6 +154,8 @@ def decide(
         said=said,
     )
     store.write(f"{_FOLDER}/{name}.json", decision)
+    if kind == "rolled-back" or (kind == "promoted" and not by_hand):  # what another can displace
+        time.sleep(_SETTLED)
     return decision, History.load(store)
 
 

@@ -36,8 +36,10 @@ _OURS = FlowFilter.model_validate({"name": {"any_": ["voc-train", "sweep"]}})
 
 
 @contextmanager
-def place_to_rent(run: Run) -> Iterator[None]:
+def place_to_rent(run: Run) -> Iterator[bool]:
     """Wait until this run may rent a GPU, and let the next one do so afterwards.
+
+    Gives whether it had to wait: much may have happened since.
 
     Nobody waits who rents nothing, whose server has no such limit, or ends with the run. A run that
     goes on with a machine of its own is not kept from it either: that one is paid already.
@@ -46,13 +48,13 @@ def place_to_rent(run: Run) -> Iterator[None]:
         Failure: CLAIMED, where another controller drives the run meanwhile.
     """
     if run.parameters.machine != "linode" or is_temporary():
-        yield
+        yield False
         return
     with get_client(sync_client=True) as client:
         queue = _Queue(client, run)
         taken = queue.wait()
         try:
-            yield
+            yield queue.waited
         finally:
             if taken:
                 queue.leave()
@@ -65,6 +67,7 @@ class _Queue:
         self._client = client
         self._run = run
         self._me = UUID(runtime.flow_run.id)
+        self.waited = False
         self._seen_empty = 0  # looks in a row at which a taken place had no holder
 
     def wait(self) -> bool:
@@ -73,6 +76,7 @@ class _Queue:
         while (taken := self._take()) is False:
             if has_a_machine(self._run):
                 return False
+            self.waited = True
             why = self._why()
             if why and why != said:
                 said = why

@@ -185,7 +185,7 @@ class Run:
         self.sources = earlier.sources if earlier else {}
         self.inputs = earlier.inputs if earlier else None
         self._started = earlier.started if earlier else now()
-        self._commit = commit()
+        self._commit = earlier.commit if earlier else commit()
         self._hold: Hold | None = None
 
     @contextmanager
@@ -245,13 +245,18 @@ class Run:
     def prepared(self, dataset: "Manifest", sources: dict[str, str]) -> None:
         """Note the dataset, the archives in it and all else that the net will be made from.
 
-        Whoever goes on with this run needs them, and the next run compares itself with them.
+        Whoever goes on with this run needs them, and the next run compares itself with them. So a
+        net that has learned something stays one of the code that it began with: whatever goes on
+        with it, the next run is another.
 
         Raises Failure(CLAIMED) where somebody does by now.
         """
         self.must_hold()
         self._dataset, self.sources = dataset.key, sources
-        self.inputs = Inputs.of(dataset, self.parameters.resolved_recipe())
+        inputs = Inputs.of(dataset, self.parameters.resolved_recipe())
+        began_with = self.inputs and self.inputs.dataset == inputs.dataset
+        if not (began_with and self.store.folders(run_key(self.run_id, "checkpoints"))):
+            self.inputs, self._commit = inputs, commit()
         self._record("running")
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from model.errors import InputError
 from pipeline import artifacts
 from pipeline.cancellation import heeded
 from pipeline.dataset import local_dataset
-from pipeline.flow import Made, fetch_best, must_be_possible, prepared_in_store, score, train_net
+from pipeline.flow import must_be_possible, prepared_in_store, score
 from pipeline.grid import combinations, in_words
 from pipeline.machines import first_that_lasts, workplaces
 from pipeline.messenger import Messenger
@@ -33,6 +33,7 @@ from pipeline.rental_queue import has_a_machine, place_to_rent
 from pipeline.run import Run, RunRecord, Trial, new_run_id, recorded_run
 from pipeline.sweep import Comparison, compare, is_over, is_unscored
 from pipeline.sweep_report import write_comparison
+from pipeline.tasks import Made, fetch_best, train_net
 from pipeline.tenancy import Workplace
 
 if TYPE_CHECKING:

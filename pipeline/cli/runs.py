@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -120,7 +120,9 @@ def run_linode(
         force=force,
     )
     with shown() as terminal:
-        show_plan(parameters)
+        # With nobody to ask, the flow says what is wrong, where anything has to be rented at all.
+        with suppress(Failure) if promote and yes else nullcontext():
+            show_plan(parameters)
         if not yes:
             must_agree()
         _run(parameters, terminal, json=json)

@@ -24,13 +24,17 @@ from pipeline.champion import (
 )
 from pipeline.dataset import dataset_prefix
 from pipeline.inputs import Inputs
+from pipeline.parameters import Parameters
 from pipeline.pictures import Picture
 from pipeline.progress import Progress, silent
+from pipeline.run import RunRecord, recorded_runs
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
     from model.compare import Comparison
 
+# Causes of a failure that the same training has again, be it on another machine.
+_AGAIN = {Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.DEADLINE}
 _FEWEST = 2  # images, of which a bootstrap can draw others
 
 
@@ -87,6 +91,31 @@ def decided_earlier(store: Store, inputs: Inputs, recipe: Recipe) -> Decision | 
         same = known.over == champion and known.gates == gates_of(recipe)
         return known if same else None
     return known
+
+
+def must_not_fail_again(store: Store, run_id: str, inputs: Inputs, parameters: Parameters) -> None:
+    """Raise the Failure of an earlier run that would be this one's, too, and be paid once more.
+
+    Such a run had the same inputs and the same parameters, and no later one of those ended in
+    another way. Refusals count with what they refused, so the first run is the one that is named.
+    """
+    asked = parameters.model_dump(mode="json", exclude={"force"})
+    first: RunRecord | None = None
+    for one in recorded_runs(store):  # newest first
+        if one.run_id == run_id or one.inputs != inputs:
+            continue
+        if {key: value for key, value in one.parameters.items() if key != "force"} != asked:
+            continue
+        if one.state != "failed" or one.cause not in _AGAIN:
+            break
+        first = one
+    if first and first.cause:
+        raise Failure(
+            first.cause,
+            f"Run {first.run_id} of {first.started:%Y-%m-%d} failed, and since nothing has changed "
+            "it is not tried again: change what it complains of, or --force. It said: "
+            f"{first.message}",
+        )
 
 
 def gates_of(recipe: Recipe) -> dict[str, float | None]:

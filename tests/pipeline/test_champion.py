@@ -7,13 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.failure import Cause, Failure
-from infra.protocol import run_key
+from infra.protocol import now, run_key
 from infra.stores import Store
 from model.errors import InputError
+from pipeline import champion
 from pipeline.champion import Checkpoint, Decision, History, Kind, decide, must_be_there, roll_back
 from pipeline.inputs import Inputs
 
 INPUTS = Inputs(archives=("a",), dataset="d", recipe={"lr": 0.1}, code="c", libraries={"x": "1"})
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else decides here, unless a test does."""
+    monkeypatch.setattr(champion.time, "sleep", lambda _seconds: None)
 
 
 @pytest.fixture
@@ -76,6 +83,22 @@ def test_of_two_at_once_one_counts_and_both_are_kept(store: Store) -> None:
     assert champion_of(after) == "b"
     # and who lost may be promoted over the one who won
     assert champion_of(promoted(store, "c")) == "c"
+
+
+def test_one_that_is_displaced_by_another_of_the_same_moment_knows_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other has read the history before, writes after it, and comes first in the order."""
+    history = promoted(store, "a")
+    first = Decision(
+        name="000002-b-!", number=2, kind="promoted", time=now(), said="",
+        checkpoint=checkpoint("b"), over=history.decisions[0].name,
+    )  # fmt: skip
+    key = f"champions/{first.name}.json"
+    monkeypatch.setattr(champion.time, "sleep", lambda _seconds: store.write(key, first))
+    mine, after = decide(store, history, "promoted", checkpoint("c"), "")
+    assert mine not in after.counting
+    assert champion_of(after) == "b"
 
 
 def test_a_person_s_promotion_counts_whoever_is_champion_by_then(store: Store) -> None:

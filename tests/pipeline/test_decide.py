@@ -21,10 +21,24 @@ from pipeline.dataset import dataset_prefix
 from pipeline.inputs import Inputs
 from pipeline.parameters import Parameters
 from pipeline.preparation import TO_TRAIN, prepare_dataset
+from pipeline.run import recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
-from pipeline.stages.decide import Settled, decided_earlier, must_be_comparable, rival, settle
+from pipeline.stages.decide import (
+    Settled,
+    decided_earlier,
+    must_be_comparable,
+    must_not_fail_again,
+    rival,
+    settle,
+)
 
 WEAK, GOOD = "260101-weak0", "260102-good0"
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else decides here, unless a test does."""
+    monkeypatch.setattr("pipeline.champion._SETTLED", 0.0)
 
 
 class Trained(NamedTuple):
@@ -184,6 +198,59 @@ def test_who_was_refused_by_another_champion_may_try_again(trained: Trained) -> 
     history = History.load(trained.store)
     decide(trained.store, history, "promoted", reference(trained.manifest(GOOD)), "", by_hand=True)
     assert trained.earlier(WEAK) is None
+
+
+def ended(trained: Trained, run: str, day: int, cause: Cause | None, **values: object) -> None:
+    """A run of the same inputs and parameters that ended so."""
+    record = recorded_run(trained.store, WEAK).model_dump(mode="json") | {
+        "run_id": run, "started": f"2026-02-{day:02d}T00:00:00Z", "message": f"{run} said why.",
+        "state": "failed" if cause else "done", "cause": cause,
+    }  # fmt: skip
+    trained.store.put(f"runs/{run}/run.json", json.dumps(record | values).encode())
+
+
+def refused(trained: Trained, **asked: object) -> str:
+    """Why another run of the weak one's inputs is not tried; nothing where it is."""
+    recorded = recorded_run(trained.store, WEAK)
+    parameters = Parameters.model_validate(recorded.parameters | asked)
+    try:
+        must_not_fail_again(trained.store, "260301-again", trained.inputs[WEAK], parameters)
+    except Failure as failure:
+        return f"{failure.cause}: {failure}"
+    return ""
+
+
+def test_what_failed_by_itself_is_not_paid_for_again(trained: Trained) -> None:
+    assert not refused(trained)
+    ended(trained, "260201-memor", 1, Cause.OUT_OF_MEMORY)
+    ended(trained, "260202-skips", 2, Cause.OUT_OF_MEMORY)  # which was refused for the first
+    assert refused(trained).startswith("OUT_OF_MEMORY: Run 260201-memor of 2026-02-01")
+    assert refused(trained).endswith("260201-memor said why.")
+    assert not refused(trained, limits={"train_hours": 3})
+    assert not refused(trained, archives=["other.tar"])
+
+
+def test_what_failed_by_the_way_may_succeed_the_next_time(trained: Trained) -> None:
+    ended(trained, "260201-memor", 1, Cause.OUT_OF_MEMORY)
+    ended(trained, "260202-stall", 2, Cause.STALLED)
+    assert not refused(trained)
+    ended(trained, "260203-ended", 3, Cause.DEADLINE)
+    assert refused(trained).startswith("DEADLINE: Run 260203-ended")
+    ended(trained, "260204-whole", 4, None)
+    assert not refused(trained)
+
+
+def test_what_failed_though_it_was_forced_counts_as_well(trained: Trained) -> None:
+    asked = recorded_run(trained.store, WEAK).parameters | {"promote": True}
+    ended(trained, "260201-memor", 1, Cause.OUT_OF_MEMORY, parameters=asked | {"force": True})
+    assert refused(trained, promote=True)
+    assert not refused(trained)  # which would not have been compared
+
+
+def test_what_failed_of_other_inputs_says_nothing(trained: Trained) -> None:
+    other = trained.inputs[GOOD].model_dump(mode="json")
+    ended(trained, "260201-memor", 1, Cause.OUT_OF_MEMORY, inputs=other)
+    assert not refused(trained)
 
 
 def test_other_classes_are_refused_before_anything_is_done(trained: Trained) -> None:

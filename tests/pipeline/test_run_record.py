@@ -8,6 +8,7 @@ import pytest
 from infra.claims import Claim
 from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
+from model.dataset import Manifest
 from pipeline.parameters import Parameters
 from pipeline.run import Run, recorded_run
 
@@ -56,6 +57,31 @@ def test_what_was_prepared_by_one_who_was_replaced_is_not_recorded(run: Run) -> 
         run.store.delete(key)
     assert caught.value.cause is Cause.CLAIMED
     assert recorded_run(run.store, run.run_id).dataset is None
+
+
+def test_a_net_that_has_learned_is_of_the_code_that_it_began_with(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def goes_on(code: str, digest: str = "d") -> str:
+        monkeypatch.setattr("model.provenance.code_version", lambda: code)
+        later = Run(run.parameters, [], earlier=recorded_run(run.store, run.run_id))
+        dataset = Manifest(
+            key="k", digest=digest, classes=(), counts={}, pixels={}, archives=(), max_side=None,
+            shards=(), index_sha256="", left_out={},
+        )  # fmt: skip
+        with later.recorded():
+            later.prepared(dataset, {})
+        inputs = recorded_run(run.store, run.run_id).inputs
+        assert inputs
+        return inputs.code
+
+    with run.recorded():
+        pass
+    assert goes_on("first") == "first"
+    assert goes_on("mended") == "mended"  # nothing was learned before
+    run.store.put(run_key(run.run_id, "checkpoints", "00000003", "checkpoint.pt"), b"weights")
+    assert goes_on("third") == "mended"
+    assert goes_on("third", digest="another") == "third"
 
 
 def test_a_record_that_names_another_run_is_none(run: Run) -> None:

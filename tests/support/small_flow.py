@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.protocol import JobSpec
 from model.dataset import Manifest
-from pipeline import cancellation, flow, preparation, rental_queue
+from pipeline import cancellation, flow, preparation, rental_queue, tasks
 from pipeline.flow import voc_train
 from pipeline.run import Run
 
@@ -30,6 +30,6 @@ def _job_for(run_id: str, _recipe: object, dataset: Manifest, *_: object, **__: 
 
 preparation.must_be_trainable = lambda _: None
 flow.prepared_in_store = _prepared
-flow.job_for = _job_for
+tasks.job_for = _job_for
 cancellation._EVERY, cancellation._UNHEARD = 1.0, timedelta(seconds=3)
 rental_queue._EVERY = 1.0

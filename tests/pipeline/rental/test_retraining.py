@@ -9,10 +9,12 @@ import pytest
 from infra.simulator.things import Instance
 from infra.stores import Store
 from pipeline.champion import History
+from pipeline.rental_queue import PLACES
 from pipeline.run import recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
-from rentals import Account, voc_train
+from rentals import Account, Start, voc_train
 from servers.prefect import PrefectServer
+from stored import put_decision
 
 NET = ("--recipe", "tiny", "--set", "width=4", "--set", "batch_size=4", "--set", "min_miou=none")
 NET += ("--classes", ",".join(SAMPLE_CLASSES), "--workers", "0", "--wandb", "disabled")
@@ -61,7 +63,10 @@ def test_it_retrains_itself_and_promotes_only_what_is_better(
     assert first["decision"] == "promoted"
     assert story.champion == first["run_id"]
 
-    same = story.run("linode", *RENTED, epochs=6)
+    # Though it could not rent: the month's budget is spent, and nothing would look after it.
+    story.environment["VOC_TRAIN_MONTHLY_BUDGET"] = "0"
+    same = story.run("linode", "--yes", epochs=6)
+    del story.environment["VOC_TRAIN_MONTHLY_BUDGET"]
     assert same["trained_by"] == first["run_id"]
     assert "dataset" in same["compared"]
     assert rented() == 0
@@ -98,3 +103,27 @@ def test_it_retrains_itself_and_promotes_only_what_is_better(
     proofs = {(link["kind"], proof["state"]) for link in links for proof in link["proofs"]}
     # Its archive is no longer where it was: that was no prune, but the change that began all this.
     assert {kind for kind, state in proofs if state != "verified"} <= {"archive"}
+
+
+@pytest.mark.timeout(300)
+def test_what_was_decided_while_a_run_waited_is_not_trained_again(
+    account: Account, store: Store, prefect: PrefectServer, start: Start
+) -> None:
+    """As a nightly run waits for one that a person began in the evening."""
+    prefect.post("v2/concurrency_limits/", name=PLACES, limit=1, active_slots=1)
+    flow = prefect.post("flows/", name="voc-train")["id"]
+    rents = {"type": "RUNNING", "name": "Renting"}
+    holder = prefect.post("flow_runs/", flow_id=flow, state=rents)["id"]
+    waiting = start("waiting for its end", "linode", "--promote")
+    (run_id,) = store.folders("runs")
+    inputs = recorded_run(store, run_id).inputs
+    assert inputs
+    put_decision(store, 1, "260101-other", inputs.dataset, inputs=inputs.model_dump())
+    prefect.delete(f"flow_runs/{holder}")
+    prefect.patch(f"v2/concurrency_limits/{PLACES}", active_slots=0)
+    assert waiting.wait(120) == 0
+    unchanged = recorded_run(store, run_id).unchanged
+    assert unchanged
+    assert unchanged.trained_by == "260101-other"
+    assert not account.bill()
+    prefect.delete(f"v2/concurrency_limits/{PLACES}")
