@@ -13,6 +13,18 @@ _IN_OUR_WORDS = {
     "extra_forbidden": "there is no such setting",
     "too_short": "needs at least {min_length}",
     "too_long": "takes at most {max_length}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_parsing": "must be true or false",
+    "literal_error": "must be {expected}",
 }
 _DISK = {
     errno.ENOSPC: "is full; free some space there",
@@ -41,10 +53,16 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     """
     problem = error.errors()[0]
     if ours := _IN_OUR_WORDS.get(problem["type"]):
-        said = ours.format(**problem.get("ctx", {}))
+        bounds = problem.get("ctx", {}).items()
+        said = ours.format(**{name: _whole(bound) for name, bound in bounds})
     else:
         said = problem["msg"].removeprefix("Value error, ").rstrip(".")
     return ".".join(map(str, problem["loc"])), said[:1].lower() + said[1:]
+
+
+def _whole(bound: object) -> object:
+    """A bound as its writer put it: pydantic makes 0.0 of the 0 of a float's field."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
 def disk_problem(error: OSError, folder: Path) -> str | None:

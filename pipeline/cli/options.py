@@ -5,6 +5,7 @@ import sys
 from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -186,7 +187,31 @@ def checked(kind: type[M], **values: Any) -> M:
         return kind.model_validate(given(**values))
     except ValidationError as error:
         where, said = first_problem(error)
-        raise InputError(f"{where}: {said}" if where else said) from None
+        inside = "limits." if kind is LimitsModel else ""
+        said = f"{_option(inside + where)}: {said}" if where else said
+        raise InputError(f"{said}.") from None
+
+
+def _option(where: str) -> str:
+    """How the field of a model, such as rental.budget, is typed."""
+    first, _, rest = where.partition(".")
+    match first:
+        case "limits" | "layout":
+            return f"--{first[:-1] if first == 'limits' else first} {rest}".rstrip()
+        case "archives":
+            return "--archive"
+        case "overrides":
+            return f"--set {rest}".rstrip()
+        case "ssh_host":
+            return "USER@HOST[:PORT]"
+        case "ssh_python":
+            return "--python"
+        case "reaper":
+            return "--no-reaper"
+        case "rental" if rest:
+            return _option(rest)
+        case _:
+            return f"--{first.replace('_', '-')}"
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -230,6 +255,14 @@ def pairs(texts: list[str], option: str, known: Collection[str] = ()) -> dict[st
             raise InputError(f"{option} has no setting {key!r}. {suggestion(key, known)}")
         pairs[key] = value.strip()
     return pairs
+
+
+def date_in(text: str, option: str, form: str, example: str) -> datetime:
+    """A day or a month as it was typed. Raises InputError."""
+    try:
+        return datetime.strptime(text, form)
+    except ValueError:
+        raise InputError(f"{option} {text!r} is no such date; write it like {example}.") from None
 
 
 def one_of(names: Sequence[N], name: str | None, option: str) -> N | None:

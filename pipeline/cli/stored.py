@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -19,6 +18,7 @@ from pipeline.cli.options import (
     Photos,
     StoreUrl,
     Window,
+    date_in,
     one_of,
     parameters_of,
     run_id,
@@ -78,8 +78,10 @@ def runs(
         str | None, typer.Option(help="Only those that failed of this, like BUDGET.")
     ] = None,
     since: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Only those that began on this day or later."),
+        str | None,
+        typer.Option(
+            metavar="DAY", help="Only those that began on this day or later, like 2026-11-22."
+        ),
     ] = None,
     last: Annotated[int | None, typer.Option(min=1, help="Only so many, the newest.")] = None,
     store: StoreUrl = "",
@@ -94,7 +96,7 @@ def runs(
         recipe=recipe,
         state=one_of(get_args(State), state, "--state"),
         cause=one_of(tuple(Cause), cause and cause.upper(), "--cause"),
-        since=since.astimezone() if since else None,
+        since=date_in(since, "--since", "%Y-%m-%d", "2026-11-22").astimezone() if since else None,
         last=last,
     )
     with _visited(store) as where:
@@ -105,8 +107,7 @@ def runs(
 def bills(
     by: Annotated[str, typer.Option(help="run or month")] = "month",
     month: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m"], help="Only this one, by UTC, like 2026-11."),
+        str | None, typer.Option(metavar="MONTH", help="Only this one, by UTC, like 2026-11.")
     ] = None,
     store: StoreUrl = "",
     json: Json = False,
@@ -121,8 +122,8 @@ def bills(
 
     grouping = one_of(get_args(By), by, "--by")
     assert grouping
+    only = month and f"{date_in(month, '--month', '%Y-%m', '2026-11'):%Y-%m}"
     with _visited(store) as where:
-        only = f"{month:%Y-%m}" if month else None
         read = read_bills(where, Clock.from_environment(), grouping, only)
     if json:
         print(to_json(read.as_dict()).decode())

@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +14,9 @@ class Shelf(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     books: tuple[str, ...] = Field(min_length=2, max_length=3)
+    metres: float = Field(1, gt=0, le=2.5)
+    boards: int = Field(1, ge=1)
+    wood: Literal["oak", "pine"] = "oak"
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,11 @@ class Shelf(BaseModel):
         ({"books": ("a",)}, "books", "needs at least 2"),
         ({"books": ("a",) * 4}, "books", "takes at most 3"),
         ({"books": ("a", 5)}, "books.1", "input should be a valid string"),
+        ({"books": ("a", "b"), "metres": 0}, "metres", "must be more than 0"),
+        ({"books": ("a", "b"), "metres": 3}, "metres", "must be at most 2.5"),
+        ({"books": ("a", "b"), "metres": "long"}, "metres", "must be a number"),
+        ({"books": ("a", "b"), "boards": "2.5"}, "boards", "must be a whole number"),
+        ({"books": ("a", "b"), "wood": "ash"}, "wood", "must be 'oak' or 'pine'"),
     ],
 )
 def test_pydantics_words_are_the_users(given: dict[str, object], where: str, said: str) -> None:

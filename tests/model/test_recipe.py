@@ -119,7 +119,7 @@ def test_a_pair_that_is_none_says_what_it_wants(value: object) -> None:
 
 
 def test_half_a_pair_is_named_with_the_whole() -> None:
-    with pytest.raises(InputError, match="^scale='0.5,big' does not fit .*: .*valid number"):
+    with pytest.raises(InputError, match="^scale='0.5,big' does not fit .*: must be a number"):
         TINY.override({"scale": "0.5,big"})
 
 

@@ -214,7 +214,7 @@ def test_a_layout_as_it_is_typed() -> None:
         kind="folders", photos="p q", group="(.+)=.*", val_share=0.25
     )
     assert typed("mask_values=0, 128,255").mask_values == (0, 128, 255)
-    with pytest.raises(InputError, match="layout.kind: input should be 'auto', 'devkit', 'carv"):
+    with pytest.raises(InputError, match="layout.kind: must be 'auto', 'devkit', 'carv"):
         typed("voc")
     with pytest.raises(
         InputError,
