@@ -136,8 +136,8 @@ def _account(settings: Callable[[], Settings] | None) -> _Seen:
 def _machines(offers: Sequence[Offer]) -> _Seen:
     free = [offer for offer in offers if offer.available is not False]
     if not free:
-        what = f"{len(offers)} offers" if offers else "No offer"
-        return _Seen(False, f"{what}, and none is free now.", "Try later, or another region.")
+        said = "None of the offers is free now." if offers else "There is no offer."
+        return _Seen(False, said, "Try later, or another region.")
     best = free[0]
     said = (
         f"{best.plan} in {best.region}, ${best.dollars_per_hour:.2f} an hour; "

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from model.counted import counted
 from model.errors import InputError
 
 Counts = npt.NDArray[np.int64]  # [N images, 3, C classes]: pixels hit, true, predicted
@@ -82,8 +83,8 @@ def judge(
     images = len(challenger)
     if images < 2:
         raise InputError(
-            f"{images} image(s) cannot tell which of two nets is better; the validation split "
-            "needs more."
+            f"{counted(images, 'image')} cannot tell which of two nets is better; the validation "
+            "split needs more."
         )
     differences = np.empty(_DRAWS)
     random = np.random.default_rng(seed)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from model.counted import counted
 from model.recipe import GATES, Recipe, as_typed
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Inputs(BaseModel):
     def in_words(self) -> str:
         """What is compared, in short."""
         return (
-            f"{len(self.archives)} archive(s), dataset {self.dataset[:12]}, "
+            f"{counted(len(self.archives), 'archive')}, dataset {self.dataset[:12]}, "
             f"{len(self.recipe)} settings of the recipe, code {self.code}, "
             f"{len(self.libraries)} libraries"
         )

@@ -9,6 +9,7 @@ from obstore.fsspec import register
 
 from infra.failure import Cause, Failure
 from infra.stores import s3_options
+from model.counted import counted
 from model.errors import TrainingError
 from pipeline.progress import Listener
 from pipeline.run import staged
@@ -54,5 +55,5 @@ def predict_photos(
             )
         except TrainingError as error:
             raise Failure(Cause(error.cause), str(error)) from None
-        stage.summary = f"{summary.photos:,} photos to {out}"
+        stage.summary = f"{counted(summary.photos, 'photo')} to {out}"
     return summary

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.stores import Store
+from model.counted import counted
 from model.dataset import Manifest
 from model.errors import InputError
 from pipeline.archive import Archive
@@ -92,7 +93,9 @@ def extract_archives(
     stage.reused = all(reused for _, reused in found)
     size = sum(archive.size for archive in archives) / 1e6
     members = sum(archive.members for archive in archives)
-    stage.summary = f"{len(archives)} archive(s), {size:,.1f} MB, {members:,} files"
+    stage.summary = (
+        f"{counted(len(archives), 'archive')}, {size:,.1f} MB, {counted(members, 'file')}"
+    )
     return archives
 
 
@@ -147,7 +150,7 @@ def build_shards(
     )
     size = sum(shard.size for shard in dataset.shards) / 1e6
     stage.summary = (
-        f"{sum(dataset.counts.values()):,} samples, {len(dataset.shards)} shard(s), "
-        f"{size:,.1f} MB, digest {dataset.digest[:12]}"
+        f"{counted(sum(dataset.counts.values()), 'sample')}, "
+        f"{counted(len(dataset.shards), 'shard')}, {size:,.1f} MB, digest {dataset.digest[:12]}"
     )
     return dataset

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.protocol import run_key
 from infra.stores import Store
+from model.counted import counted
 from model.dataset import Dataset, Manifest
 from pipeline import artifacts, preparation
 from pipeline.archive import Archive
@@ -79,7 +80,7 @@ def prepare_elsewhere(run: Run) -> tuple[Manifest, dict[str, str]]:
     """The first three stages on a machine rented for them, straight into the store."""
     with run.stage("extract") as stage:
         archives = archives_in_store(run.parameters, run.store, run.spool, report=stage.report)
-        stage.summary = f"{len(archives)} archive(s) where the other machine reads them"
+        stage.summary = f"{counted(len(archives), 'archive')} where the other machine reads them"
     with preparing_place(run) as place:
         return _prepare(run, place, archives)
 
@@ -89,7 +90,7 @@ def prepare_on_volume(run: Run, route: VolumeRoute) -> tuple[Manifest, dict[str,
     """The first three stages on the machine that has the Volume."""
     with run.stage("extract") as stage:
         archives = route.archives(stage)
-        stage.summary = f"{len(archives)} archive(s) where the other machine reads them"
+        stage.summary = f"{counted(len(archives), 'archive')} where the other machine reads them"
     return _prepare(run, route.preparer(), archives)
 
 
@@ -151,8 +152,9 @@ def compare_inputs(run: Run, dataset: Manifest) -> Unchanged | None:
         changes = run.inputs.changes_since(champion.inputs) if champion and champion.inputs else ()
         for change in changes:
             stage.say(change)
+        changed = counted(len(changes), "change")
         stage.summary = (
-            f"{len(changes)} change(s) since the champion, run {champion.checkpoint.run_id}"
+            f"{changed} since the champion, run {champion.checkpoint.run_id}"
             if champion
             else "there is no champion yet"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from infra.failure import Cause, Failure
 from infra.integrity import hashes_to
 from infra.stores import Store
+from model.counted import counted
 from model.dataset import Dataset, Manifest, Sample, read_index
 from model.errors import InputError
 from model.recipe import GATES, Recipe
@@ -247,7 +248,7 @@ def _samples(store: Store, dataset_key: str) -> Iterator[Sample] | None:
 
 def _too_few(count: int, which: str) -> InputError:
     return InputError(
-        f"The validation split has {count} photo(s){which}; at least {_FEWEST} are needed to tell "
-        "which of two nets is better. Keep the split of the champion's data, or promote by hand: "
-        "`voc-train promote RUN`."
+        f"The validation split has {counted(count, 'photo')}{which}; at least {_FEWEST} are "
+        "needed to tell which of two nets is better. Keep the split of the champion's data, or "
+        "promote by hand: `voc-train promote RUN`."
     )

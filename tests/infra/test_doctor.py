@@ -123,7 +123,7 @@ def test_a_region_that_does_not_exist_is_found(linode: Linode, look: Look) -> No
 @pytest.mark.parametrize(
     ("plan", "ok", "said"),
     [
-        ("g2-gpu-rtx4000a1-s", False, "none is free now"),
+        ("g2-gpu-rtx4000a1-s", False, "None of the offers is free now"),
         ("g6-nanode-1", None, "does not say whether"),  # no list of stock names such a plan
     ],
 )

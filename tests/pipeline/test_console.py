@@ -21,7 +21,7 @@ from pipeline.console import Terminal
 with Terminal() as terminal:
     terminal.began("261121-4k2ra")
     terminal.started("extract")
-    terminal.finished("extract", 0.1, True, "1 archive(s)")
+    terminal.finished("extract", 0.1, True, "1 archive")
     terminal.started("train")
     terminal.advanced("train", 5, 10, "5/10  loss 0.50")
     terminal.said("train", "epoch 1/2  [bold]loss[/bold] 0.5" + 100 * "-")
@@ -66,7 +66,7 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     assert done.stderr.splitlines() == [
         "run 261121-4k2ra",
         "extract …",
-        "extract reused in 0.1 s: 1 archive(s)",
+        "extract reused in 0.1 s: 1 archive",
         "train …",
         "  epoch 1/2  [bold]loss[/bold] 0.5" + 100 * "-",
         "train done in 12.3 s: 12 s on this computer",

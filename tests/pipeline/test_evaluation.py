@@ -94,11 +94,11 @@ def test_the_command_shows_stages_and_prints_the_score_alone(weights: Path, tmp_
     # How far a stage is, it says only where the computer is so slow that somebody may wonder.
     assert [line for line in shown.splitlines() if not re.match(r"\S+ \d+%", line)] == [
         "extract …",
-        "extract done …: 1 archive(s), …, 8 files",
+        "extract done …: 1 archive, …, 8 files",
         "separate …",
         "separate done …: 2 train, 1 val, 0 test",
         "build-dataset …",
-        "build-dataset done …: 3 samples, 1 shard(s), …, …",
+        "build-dataset done …: 3 samples, 1 shard, …, …",
         "evaluate …",
         f"evaluate done …: mIoU {miou:.4f} on 1 images of val",
     ]

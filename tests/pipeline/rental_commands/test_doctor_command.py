@@ -46,7 +46,7 @@ def test_a_doctor_looks_for_the_plan_that_is_meant(
 ) -> None:
     said = voc_train("doctor", "--plan", "g2-gpu-rtx4000a1-s", "--region", "us-east")
     assert said.code == 1
-    assert "✗ machines 1 offers, and none is free now." in said.words
+    assert "✗ machines None of the offers is free now." in said.words
 
 
 def test_a_doctor_makes_the_bucket_that_is_missing(
