@@ -1,6 +1,7 @@
 """The deployments as `prefect.yaml` describes them, checked before a server hears of any."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,7 @@ class Deployment(BaseModel):
     tags: tuple[str, ...] = ()
     parameters: dict[str, Any] = {}
     schedules: tuple[Schedule, ...] = ()
+    paused: bool = False  # all its schedules, whatever each of them says
     concurrency_limit: Limit | None = None
     work_pool: WorkPool
 
@@ -129,24 +131,52 @@ class Deployment(BaseModel):
         """The deployment with other parameters of a run. Raises InputError for bad ones."""
         if not self.run:
             return self
-        rental = self.run.get("rental", {}) | changes.get("rental", {})
-        changed = self.run | changes | ({"rental": rental} if rental else {})
-        return _checked(self.model_dump() | {"parameters": {"parameters": changed}})
+        changed = {"parameters": self.parameters | {"parameters": self.run_with(changes)}}
+        return _checked(self.model_dump() | changed)
 
-    def with_schedule(self, cron: str | None, timezone: str | None) -> "Deployment":
-        """The deployment with its schedules at another time. Raises InputError for a bad one."""
-        said = {"cron": cron, "timezone": timezone}
+    def run_with(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """The parameters of a run with others; settings of another recipe do not stay."""
+        kept = self.run
+        if "recipe" in changes:
+            kept.pop("overrides", None)
+        inner = {
+            name: kept.get(name, {}) | changes[name]
+            for name in ("rental", "overrides")
+            if name in changes
+        }
+        return kept | changes | inner
+
+    def with_schedule(
+        self, cron: str | None = None, timezone: str | None = None, active: bool | None = None
+    ) -> "Deployment":
+        """The deployment with its schedules at another time, on or off; None: as it is.
+
+        Raises InputError for a time that cannot be.
+        """
+        said = {"cron": cron, "timezone": timezone, "active": active}
         changed = {name: value for name, value in said.items() if value is not None}
         schedules = [
             one.model_dump(exclude={"interval"} if cron is not None else None) | changed
             for one in self.schedules
         ]
-        return _checked(self.model_dump() | {"schedules": schedules})
+        paused = self.paused and not active
+        return _checked(self.model_dump() | {"schedules": schedules, "paused": paused})
+
+    def with_known(
+        self, parameters: dict[str, Any], schedules: Sequence[Schedule], *, paused: bool
+    ) -> "Deployment":
+        """The deployment with what a server has of it. Raises InputError where that cannot be."""
+        known = {"parameters": parameters, "schedules": [one.model_dump() for one in schedules]}
+        return _checked(self.model_dump() | known | {"paused": paused}, "the Prefect server")
 
     @model_validator(mode="after")
     def _can_run(self) -> Self:
-        if self.run:
-            Parameters.model_validate(self.run)
+        try:
+            if self.run:
+                Parameters.model_validate(self.run)
+        except ValidationError as error:
+            where, said = first_problem(error)
+            raise ValueError(f"{where}: {said}" if where else said) from None
         return self
 
 

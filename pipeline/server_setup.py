@@ -1,33 +1,36 @@
 """What a Prefect server needs to run the deployments: made where it is missing, else left alone.
 
-Work pools, the places for rentals, deployments, and the automation that finds silent runs. What a
+Work pools, the places for rentals, deployments, and the automation that finds silent runs. What the
+server has of a deployment's parameters and times stays, unless somebody asks for another; what a
 user has paused stays paused, and a limit that was raised stays so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import httpx
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import (
-    DeploymentScheduleCreate,
-    GlobalConcurrencyLimitCreate,
-    WorkPoolCreate,
-)
-from prefect.client.schemas.objects import ConcurrencyOptions
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
-from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from infra.failure import Cause, Failure
 from infra.urls import without_secrets
 from pipeline.deployments import AUTOMATIONS, Deployment
+from pipeline.registration import (
+    as_found,
+    as_wanted,
+    differences,
+    register,
+    registered,
+    with_what_is_there,
+)
 from pipeline.rental_queue import PLACES
 
 _AT_ONCE = 1  # rentals of a GPU
@@ -40,23 +43,40 @@ class Part(NamedTuple):
     name: str
     did: Literal["made", "changed", "was there"]
     next: datetime | None = None  # when a deployment runs by itself; None also where it is paused
+    paused: bool = False  # a deployment that has schedules, and all of them are off
+    changes: tuple[str, ...] = ()  # of a deployment that was changed, in words
 
 
-def set_up(deployments: Sequence[Deployment]) -> list[Part]:
+def set_up(
+    deployments: Sequence[Deployment],
+    change: Callable[[Deployment], Deployment] = lambda deployment: deployment,
+    *,
+    anew: bool = False,
+) -> list[Part]:
     """Make what is missing at the configured server; returns all of it.
 
+    What the server has of a deployment's parameters and times stays, but for what `change` makes of
+    it; `anew` keeps of that only whether a schedule is on.
+
     Raises:
+        InputError: what the server has, or what `change` makes of it, cannot be.
         Failure: BAD_INPUT where no server is configured or it does not answer, or where a work pool
             of that name is for something else.
     """
     for deployment in deployments:
         deployment.full_name  # noqa: B018  # what cannot be imported is refused before anything
     with _server() as client:
-        pools = sorted({deployment.work_pool.name for deployment in deployments})
+        found = [registered(client, deployment.full_name) for deployment in deployments]
+        # All of them before anything is made: what is refused leaves nothing behind.
+        wanted = [
+            change(with_what_is_there(one, there, anew=anew) if there else one)
+            for one, there in zip(deployments, found, strict=True)
+        ]
+        pools = sorted({deployment.work_pool.name for deployment in wanted})
         return [
             *(_work_pool(client, name) for name in pools),
             _places(client),
-            *(_deployment(client, deployment) for deployment in deployments),
+            *(_deployment(client, *both) for both in zip(wanted, found, strict=True)),
             *_automations(client),
         ]
 
@@ -123,84 +143,24 @@ def _places(client: SyncPrefectClient) -> Part:
     return Part("concurrency limit", PLACES, "was there")
 
 
-def _deployment(client: SyncPrefectClient, wanted: Deployment) -> Part:
-    name = wanted.full_name
-    try:
-        found = client.read_deployment_by_name(name)
-    except ObjectNotFound:
-        found = None
-    active = [one for one in wanted.schedules if one.active and not _is_paused(found, one.slug)]
-    next_at = min((one.next() for one in active), default=None)
-    registered = _as_registered(wanted)
-    if found and _as_found(found) == registered:
-        return Part("deployment", name, "was there", None if found.paused else next_at)
-    limit = wanted.concurrency_limit
-    client.create_deployment(
-        client.create_flow_from_name(wanted.flow.name),
-        wanted.name,
-        **registered
-        | {
-            "schedules": [
-                DeploymentScheduleCreate(
-                    schedule=one.prefect.model_dump(),
-                    slug=one.slug,
-                    active=one in active,
-                )
-                for one in wanted.schedules
-            ],
-            "concurrency_options": limit
-            and ConcurrencyOptions(collision_strategy=limit.collision_strategy),
-        },
-        enforce_parameter_schema=True,
+def _deployment(
+    client: SyncPrefectClient, wanted: Deployment, found: DeploymentResponse | None
+) -> Part:
+    active = [] if wanted.paused else [one for one in wanted.schedules if one.active]
+    part = Part(
+        "deployment",
+        wanted.full_name,
+        "was there",
+        next=min((one.next() for one in active), default=None),
+        paused=bool(wanted.schedules) and not active,
     )
     if found is None:
-        return Part("deployment", name, "made", next_at)
-    return Part("deployment", name, "changed", None if found.paused else next_at)
-
-
-def _as_registered(wanted: Deployment) -> dict[str, Any]:
-    """What it shall be at the server, in the words of `create_deployment`."""
-    limit = wanted.concurrency_limit
-    return {
-        "entrypoint": wanted.entrypoint,
-        "description": wanted.description or wanted.flow.description,
-        "tags": list(wanted.tags),
-        "parameters": wanted.parameters,
-        "parameter_openapi_schema": parameter_schema(wanted.flow).model_dump_for_openapi(),
-        "pull_steps": [],
-        "path": None,
-        "work_pool_name": wanted.work_pool.name,
-        "work_queue_name": wanted.work_pool.work_queue_name or "default",
-        "job_variables": wanted.work_pool.job_variables,
-        "schedules": [(one.slug, one.prefect.model_dump(mode="json")) for one in wanted.schedules],
-        "concurrency_limit": limit and limit.limit,
-        "concurrency_options": limit and limit.collision_strategy,
-    }
-
-
-def _as_found(found: DeploymentResponse) -> dict[str, Any]:
-    """What it is at the server, in the same words."""
-    limit, options = found.global_concurrency_limit, found.concurrency_options
-    return {
-        "entrypoint": found.entrypoint,
-        "description": found.description,
-        "tags": found.tags,
-        "parameters": found.parameters,
-        "parameter_openapi_schema": found.parameter_openapi_schema,
-        "pull_steps": found.pull_steps or [],
-        "path": found.path,
-        "work_pool_name": found.work_pool_name,
-        "work_queue_name": found.work_queue_name,
-        "job_variables": found.job_variables,
-        "schedules": [(one.slug, one.schedule.model_dump(mode="json")) for one in found.schedules],
-        "concurrency_limit": limit and limit.limit,
-        "concurrency_options": options and options.collision_strategy,
-    }
-
-
-def _is_paused(found: DeploymentResponse | None, slug: str | None) -> bool:
-    """Whether somebody has paused the schedule of that name."""
-    return found is not None and any(one.slug == slug and not one.active for one in found.schedules)
+        register(client, wanted)
+        return part._replace(did="made")
+    if changes := tuple(differences(as_found(found), as_wanted(wanted))):
+        register(client, wanted)
+        return part._replace(did="changed", changes=changes)
+    return part
 
 
 def _automations(client: SyncPrefectClient) -> Iterator[Part]:

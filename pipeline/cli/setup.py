@@ -7,13 +7,15 @@ import typer
 from pydantic_core import to_json
 
 from pipeline.cli.groups import grouped
-from pipeline.cli.options import Json, Learning, absolute, given
+from pipeline.cli.options import Json, Learning, absolute, checked, given
+from pipeline.parameters import Parameters
 
 if TYPE_CHECKING:
     from pipeline.deployments import Deployment
     from pipeline.server_setup import Part
 
 _SCHEDULED = "nightly"  # whose time the options say
+_ANY = "0 0 * * *"  # which lets a timezone be checked alone
 _REHEARSAL = "rehearsal"  # which has its own archive, recipe and store, those of `rehearse`
 
 
@@ -35,52 +37,65 @@ def setup(
     timezone: Annotated[
         str | None, typer.Option(help="Whose clock that is, like Europe/Berlin.")
     ] = None,
+    nightly: Annotated[
+        bool | None,
+        typer.Option(
+            "--nightly/--no-nightly",
+            help="Switch voc-train/nightly on, which rents a GPU each night, or off.",
+            show_default=False,
+        ),
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Another prefect.yaml than the one that comes along.")
+        Path | None,
+        typer.Option(help="All anew, as this file says instead of the one that comes along."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Make what a Prefect server needs: work pools, deployments, one rental at a time, a watch.
 
-    Run again it changes only what differs; what you have paused stays paused. Without options all
-    is as in prefect.yaml; what to train is for local, linode and nightly. The server is the one of
-    PREFECT_API_URL; keys belong into the worker's environment alone.
+    The first time all is as in prefect.yaml but for the options, which are for local, linode and
+    nightly. Run again it keeps what the server has, also what you have changed or paused in its UI,
+    and changes only what the options name: --set adds to the settings there are, --recipe begins
+    with none. What was changed is shown. The server is the one of PREFECT_API_URL; keys belong into
+    the worker's environment alone.
 
     Example: voc-train setup --archive https://example.org/photos.tar --recipe simple-fcn
-    --classes background,cell --cron '30 3 * * 1-5' --timezone Europe/Berlin
+    --classes background,cell --cron '30 3 * * 1-5' --timezone Europe/Berlin --nightly
     """
     from pipeline.cli.runs import prepare_prefect
 
     prepare_prefect()
-    from pipeline.deployments import DEPLOYMENTS, read_deployments
+    from pipeline.deployments import DEPLOYMENTS, Schedule, read_deployments
     from pipeline.server_setup import set_up
 
-    learned = learning.as_parameters()
+    checked(Schedule, cron=cron or _ANY, timezone=timezone)
     changes = given(
         archives=[absolute(url) for url in archives],
         recipe=recipe,
-        **learned,
+        **learning.as_parameters(),
         rental=given(budget=budget),
     )
-    deployments = [
-        _changed(one, changes, cron, timezone) for one in read_deployments(file or DEPLOYMENTS)
-    ]
-    parts = set_up(deployments)
+    deployments = read_deployments(file or DEPLOYMENTS)
+    parts = set_up(
+        deployments,
+        lambda one: _changed(one, changes, given(cron=cron, timezone=timezone, active=nightly)),
+        anew=file is not None,
+    )
     if json:
         print(to_json(_as_dict(deployments, parts)).decode())
     else:
         _print(deployments, parts)
 
 
-def _changed(
-    one: "Deployment", changes: dict[str, Any], cron: str | None, timezone: str | None
-) -> "Deployment":
+def _changed(one: "Deployment", changes: dict[str, Any], schedule: dict[str, Any]) -> "Deployment":
     if one.name == _REHEARSAL:
         from pipeline.rehearsal import rehearsal_store, sample
 
         return one.with_run({"archives": [sample()], "store": rehearsal_store()})
-    if one.name == _SCHEDULED and (cron or timezone):
-        one = one.with_schedule(cron, timezone)
+    if one.name == _SCHEDULED:
+        one = one.with_schedule(**schedule)
+    if one.run:
+        checked(Parameters, **one.run_with(changes))  # which names the option that is wrong
     return one.with_run(changes)
 
 
@@ -94,7 +109,14 @@ def _as_dict(deployments: "list[Deployment]", parts: "list[Part]") -> dict[str, 
 def _print(deployments: "list[Deployment]", parts: "list[Part]") -> None:
     for part in parts:
         comes = f", next at {part.next:%a %d %b %H:%M %Z}" if part.next else ""
-        print(f"{part.did:<9}  {part.kind} {part.name}{comes}")
+        paused = ", paused" if part.paused else ""
+        print(f"{part.did:<9}  {part.kind} {part.name}{comes}{paused}")
+        for change in part.changes:
+            print(f"{'':<11}{change}")
+    if any(part.paused and part.name.endswith(f"/{_SCHEDULED}") for part in parts):
+        print(
+            "\n`voc-train setup --nightly` lets it run each night; it rents a GPU, and asks nobody."
+        )
     print("\nWhat remains is a worker, in a terminal whose environment has the keys:\n")
     for pool in _pools(deployments):
         print(f"    {_worker(pool)}")

@@ -45,6 +45,7 @@ def test_nightly_rents_at_linode_at_an_hour_of_a_named_timezone_watched_by_a_rea
     (schedule,) = nightly.schedules
     assert (schedule.cron, schedule.timezone) == ("0 2 * * *", "Etc/UTC")
     assert schedule.next().hour == 2
+    assert not schedule.active  # renting every night is for a person to begin
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,16 @@ def test_options_change_what_they_name_and_nothing_else() -> None:
     nightly = deployments()["nightly"]
     changed = nightly.with_run({"archives": ["a.tar"], "rental": {"budget": 2}})
     assert changed.run == nightly.run | {"archives": ["a.tar"], "rental": {"budget": 2}}
-    (schedule,) = changed.with_schedule("30 3 * * 1", None).schedules
+    (schedule,) = changed.with_schedule("30 3 * * 1").schedules
     assert (schedule.cron, schedule.timezone, schedule.slug) == (
         "30 3 * * 1", "Etc/UTC", "nightly",
     )  # fmt: skip
+
+
+def test_settings_are_added_to_those_there_are_until_there_is_another_recipe() -> None:
+    linode = deployments()["linode"].with_run({"overrides": {"epochs": "3"}})
+    more = linode.with_run({"overrides": {"lr": "1e-3"}})
+    assert more.run["overrides"] == {"epochs": "3", "lr": "1e-3"}
+    assert "overrides" not in more.with_run({"recipe": "tiny"}).run
+    both = more.with_run({"recipe": "tiny", "overrides": {"epochs": "4"}})
+    assert both.run["overrides"] == {"epochs": "4"}

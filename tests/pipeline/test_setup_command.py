@@ -36,12 +36,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
         yield server
 
 
+def parts(server: PrefectServer, *options: str) -> dict[str, dict[str, Any]]:
+    """What `setup` says of each thing, by its name."""
+    said = json.loads(server.set_up("--json", *options).stdout)["parts"]
+    return {part["name"]: part for part in said}
+
+
 def done(server: PrefectServer, *options: str) -> dict[str, set[str]]:
-    """What `setup` says it did, by name."""
-    parts = json.loads(server.set_up("--json", *options).stdout)["parts"]
+    """What `setup` says it did: the names."""
     found: dict[str, set[str]] = {}
-    for part in parts:
-        found.setdefault(part["did"], set()).add(part["name"])
+    for name, part in parts(server, *options).items():
+        found.setdefault(part["did"], set()).add(name)
     return found
 
 
@@ -61,7 +66,7 @@ def test_what_is_made_the_first_time_is_there_the_second_time(server: PrefectSer
     assert (pool["type"], pool["concurrency_limit"]) == ("process", None)  # the reaper never waits
     before = deployment(server, "voc-train/nightly")
     (schedule,) = before["schedules"]
-    assert schedule["active"]
+    assert not schedule["active"]  # nothing is rented each night before somebody says so
     assert schedule["schedule"]["cron"] == "0 2 * * *"
     assert schedule["schedule"]["timezone"] == "Etc/UTC"
     (looks,) = deployment(server, "reaper/reaper")["schedules"]
@@ -79,30 +84,75 @@ def test_what_is_made_the_first_time_is_there_the_second_time(server: PrefectSer
     assert not now["enabled"]
 
 
-def test_options_change_what_they_name_and_what_is_paused_stays_paused(
+def test_options_change_what_they_name_and_all_else_stays(
     server: PrefectServer, tmp_path: Path
 ) -> None:
     server.set_up()
-    server.schedule("voc-train/nightly", active=False)
     server.patch("v2/concurrency_limits/voc-train-rental", limit=2)
     archive = tmp_path / "photos.tar"
     options = ("--archive", str(archive), "--budget", "2", "--set", "epochs=3")
-    changed = done(server, *options, "--cron", "30 3 * * 1-5", "--timezone", "Europe/Berlin")
-    assert changed["changed"] == {"voc-train/local", "voc-train/linode", "voc-train/nightly"}
-
-    nightly = deployment(server, "voc-train/nightly")
-    parameters = nightly["parameters"]["parameters"]
-    assert parameters["archives"] == [str(archive)]
-    assert parameters["rental"] == {"budget": 2.0}
-    assert parameters["overrides"] == {"epochs": "3"}
-    assert parameters["machine"] == "linode"
-    (schedule,) = nightly["schedules"]
-    assert schedule["schedule"]["cron"] == "30 3 * * 1-5"
-    assert schedule["schedule"]["timezone"] == "Europe/Berlin"
-    assert not schedule["active"]
+    time = ("--cron", "30 3 * * 1-5", "--timezone", "Europe/Berlin")
+    first = parts(server, *options, *time, "--nightly")
+    changed = {name for name, part in first.items() if part["did"] == "changed"}
+    assert changed == {"voc-train/local", "voc-train/linode", "voc-train/nightly"}
+    assert {
+        "rental.budget: 5 → 2.0",
+        "overrides.epochs: – → 3",
+        "schedule nightly: 0 2 * * * Etc/UTC, off → 30 3 * * 1-5 Europe/Berlin, on",
+    } < set(first["voc-train/nightly"]["changes"])
+    assert first["voc-train/nightly"]["next"]
     assert server.get("v2/concurrency_limits/voc-train-rental")["limit"] == 2
     (sample,) = deployment(server, "voc-train/rehearsal")["parameters"]["parameters"]["archives"]
     assert Path(sample).is_file()
+
+    before = deployment(server, "voc-train/nightly")
+    assert before["parameters"]["parameters"]["machine"] == "linode"
+    second = parts(server, "--set", "lr=1e-3")
+    assert second["voc-train/nightly"]["changes"] == ["overrides.lr: – → 1e-3"]
+    assert second["voc-train/linode"]["changes"] == ["overrides.lr: – → 1e-3"]
+    after = deployment(server, "voc-train/nightly")
+    overrides = {"overrides": {"epochs": "3", "lr": "1e-3"}}
+    kept = before["parameters"]["parameters"]
+    assert after["parameters"]["parameters"] == kept | overrides
+    assert [(one["schedule"], one["active"]) for one in after["schedules"]] == [
+        (one["schedule"], True) for one in before["schedules"]
+    ]
+    assert {part["did"] for part in parts(server).values()} == {"was there"}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["its schedule", "all of it"])
+def test_what_a_person_has_paused_stays_so_until_it_is_switched_on(
+    server: PrefectServer, whole: bool
+) -> None:
+    server.set_up("--nightly", "--timezone", "Etc/UTC")
+    if whole:
+        server.patch(f"deployments/{deployment(server, 'voc-train/nightly')['id']}", paused=True)
+    else:
+        server.schedule("voc-train/nightly", active=False)
+    still = server.set_up("--timezone", "Asia/Tokyo")
+    assert "deployment voc-train/nightly, paused\n" in still.stdout
+    assert "`voc-train setup --nightly`" in still.stdout
+    assert parts(server, "--nightly")["voc-train/nightly"]["next"]
+    now = deployment(server, "voc-train/nightly")
+    assert not now["paused"]
+    assert now["schedules"][0]["active"]
+
+
+def test_an_option_that_cannot_be_is_named_and_nothing_is_changed(server: PrefectServer) -> None:
+    server.set_up()
+    before = deployment(server, "voc-train/nightly")
+    for options, said in (
+        (("--cron", "61 * * * *"), "'61 * * * *' is no schedule of cron's"),
+        (("--timezone", "CEST"), "there is no timezone 'CEST'"),
+        (("--budget", "0"), "--budget: must be more than 0"),
+        (("--recipe", "tini"), "no recipe 'tini'"),
+        (("--classes", "cat"), "--classes: needs at least 2"),
+    ):
+        refused = server.set_up(*options, check=False)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+        assert "Deployment" not in refused.stderr
+    assert deployment(server, "voc-train/nightly")["updated"] == before["updated"]
 
 
 def test_a_schedule_fires_until_it_is_paused_and_again_when_resumed(
