@@ -7,6 +7,7 @@ until it has ended, or has been found silent (`automations.yaml`). The first of 
 a place free that nobody has.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Running
 
 from infra.intents import Intents
+from infra.linode.api import is_here
 from infra.provider import Kind
 from pipeline.run import Run
 from pipeline.temporary_server import is_temporary
@@ -41,13 +43,14 @@ def place_to_rent(run: Run) -> Iterator[bool]:
 
     Gives whether it had to wait: much may have happened since.
 
-    Nobody waits who rents nothing, whose server has no such limit, or ends with the run. A run that
-    goes on with a machine of its own is not kept from it either: that one is paid already.
+    Nobody waits who rents nothing, or from a simulator on this computer; nor whose server has no
+    such limit, or ends with the run. A run that goes on with a machine of its own is not kept from
+    it either: that one is paid already.
 
     Raises:
         Failure: CLAIMED, where another controller drives the run meanwhile.
     """
-    if run.parameters.machine != "linode" or is_temporary():
+    if run.parameters.machine != "linode" or is_temporary() or _is_rehearsal():
         yield False
         return
     with get_client(sync_client=True) as client:
@@ -58,6 +61,11 @@ def place_to_rent(run: Run) -> Iterator[bool]:
         finally:
             if taken:
                 queue.leave()
+
+
+def _is_rehearsal() -> bool:
+    """Whether the provider is a simulator: what costs nothing keeps nobody from renting."""
+    return is_here(os.environ.get("LINODE_URL", ""))
 
 
 class _Queue:

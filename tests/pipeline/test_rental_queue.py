@@ -275,6 +275,23 @@ def test_a_training_here_needs_no_place(server: PrefectServer, store: Store, tak
 
 
 @pytest.mark.timeout(60)
+def test_a_rehearsal_neither_waits_nor_takes_the_place(
+    server: PrefectServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow(name="voc-train")
+    def rehearses() -> int:
+        with place_to_rent(wants(store, "linode")):
+            return int(server.get(_PLACES)["active_slots"])
+
+    monkeypatch.setenv("LINODE_URL", "http://127.0.0.1:8080/v4")
+    for slots in (0, 1):
+        server.patch(_PLACES, active_slots=slots)
+        with temporary_settings({PREFECT_API_URL: server.api}):
+            assert rehearses() == slots
+    server.patch(_PLACES, active_slots=0)
+
+
+@pytest.mark.timeout(60)
 def test_a_run_that_has_its_machine_already_is_not_kept_from_it(
     server: PrefectServer, store: Store, taken: None
 ) -> None:
