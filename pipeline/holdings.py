@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from infra.failure import Cause, Failure
 from infra.intents import Entry as Rented
@@ -22,10 +22,10 @@ from infra.stores import Entry, M, Store
 from model.dataset import Manifest
 from pipeline.archive import Archive
 from pipeline.champion import History
+from pipeline.pruned import PRUNED
 from pipeline.run import RunRecord, recorded_run
 from pipeline.status import state_of
 
-PRUNED = "pruned.json"  # beside a run's record, once its checkpoints are being deleted
 # Small, and for ever: what a run was and cost, and who must not go on with it.
 _RECORDS = ("run.json", "receipt.json", PRUNED, "intents/", "claims/")
 _CLAIMED = timedelta(hours=1)  # since a claim was written, for its owner to be at work perhaps
@@ -36,15 +36,6 @@ _PREPARATION = "-prepare"  # what the job of a run is called that builds its dat
 _TAR = re.compile(r"archives/([0-9a-f]{64})\.(?:tar|index\.jsonl)")
 
 DataKind = Literal["dataset", "split", "archive"]
-
-
-class Pruned(BaseModel):
-    """`runs/<run>/pruned.json`: it is no longer whole, and protects nothing any more."""
-
-    model_config = ConfigDict(frozen=True)
-
-    time: datetime
-    why: str
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,8 @@ from infra.failure import Cause, Failure
 from infra.leftovers import UNFINISHED_AFTER, clear_leftovers
 from infra.protocol import now, run_key
 from infra.stores import Entry, Store
-from pipeline.holdings import (
-    PRUNED,
-    DataKind,
-    Holdings,
-    Pruned,
-    StoredData,
-    StoredRun,
-    in_use,
-    survey,
-)
+from pipeline.holdings import DataKind, Holdings, StoredData, StoredRun, in_use, survey
+from pipeline.pruned import PRUNED, Pruned
 
 # Who needs no run's record, such as an evaluation, writes and reads for less than this.
 _YOUNG = timedelta(days=1)

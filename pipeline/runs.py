@@ -1,8 +1,8 @@
 """All runs of a store: when, what, how good, how dear, and how they stand.
 
 What it takes of the store: two requests, and for each run one for its record; one more for the
-receipt of what a run on rented machines cost, or else its notes (see `infra/costs.py`); and two for
-how far a run is that goes on. They are asked for 32 at a time.
+receipt of what a run on rented machines cost, or else its notes (see `infra/costs.py`); and three
+for how far a run is that goes on. They are asked for 32 at a time.
 """
 
 import json

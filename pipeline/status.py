@@ -14,50 +14,63 @@ from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
 from pipeline.console import harmless
+from pipeline.pruned import Pruned, pruned
 from pipeline.run import RunRecord, WrittenState, recorded_run
 from pipeline.sweep import Comparison, compare
 from pipeline.tables import print_sweep
 
-_SILENT_AFTER = 120.0  # seconds without a beat after which an agent is taken for dead
-_SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing beats: before training
+_SILENT_AFTER = 120.0  # seconds without a beat after which agent and controller are taken for dead
+_SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing ever beat
 
 
 State = Literal[WrittenState, "trained", "silent"]
 
 
 def state_of(
-    record: RunRecord, heartbeat: Heartbeat | None, result: Result | None, time: datetime
+    record: RunRecord,
+    heartbeat: Heartbeat | None,
+    result: Result | None,
+    time: datetime,
+    claimed: datetime | None = None,
 ) -> State:
     """How a run stands: as its controller wrote it, or as the agent knows better.
 
     A run whose job is done but that is not yet scored is trained: its controller is at it, or was
-    killed. One that nobody has heard of for long is silent.
+    killed. One that nobody has heard of for long is silent. `claimed` is when its controller last
+    renewed its claim, as it does while it prepares, waits for its turn or rents another machine.
     """
     if record.state != "running":
         return record.state
+    driven = claimed is not None and (time - claimed).total_seconds() <= _SILENT_AFTER
+    if result is not None and result.cause is None:
+        return "trained"
+    if driven:  # what failed was an earlier attempt
+        return "running"
     if result is not None:
-        return "trained" if result.cause is None else "failed"
-    heard = heartbeat.time if heartbeat else record.started
-    # An agent beats from its first moment on; what comes before it may take its time.
-    patience = _SILENT_AFTER if heartbeat else _SILENT_AT_LEAST
-    return "silent" if (time - heard).total_seconds() > patience else "running"
+        return "failed"
+    heard = heartbeat.time if heartbeat else claimed
+    patience = _SILENT_AFTER if heard else _SILENT_AT_LEAST
+    return "silent" if (time - (heard or record.started)).total_seconds() > patience else "running"
 
 
 def one_run(store: Store, run_id: str) -> dict[str, Any]:
     """Everything the store knows of one run; Failure(BAD_INPUT) when it knows nothing."""
     record = recorded_run(store, run_id)
-    heartbeat = _sign_of_life(store, record)
+    heartbeat = store.read_whole(run_key(run_id, "heartbeat.json"), Heartbeat)
     result = store.read_whole(run_key(run_id, "result.json"), Result)
+    checkpoints = list(store.folders(run_key(run_id, "checkpoints")))
+    gone = None if checkpoints else pruned(store, run_id)
     rented = Intents.load(store, run_id).entries()
     costs = costs_of_notes(run_id, rented, last_look(store))
     there = {(rent.kind, rent.label) for rent in costs.there} if costs else set()
     still = [e.intent for e in rented if (e.intent.kind, e.intent.label) in there]
     return {
         **record.model_dump(mode="json"),
-        "state": state_of(record, heartbeat, result, now()),
+        "state": state_of(record, heartbeat, result, now(), _claimed(store, record)),
         "heartbeat": heartbeat.model_dump(mode="json") if heartbeat else None,
         "result": result.model_dump(mode="json") if result else None,
-        "checkpoints": list(store.folders(run_key(run_id, "checkpoints"))),
+        "checkpoints": checkpoints,
+        "pruned": gone.model_dump(mode="json") if gone else None,
         "dollars": costs.dollars(Clock.from_environment().now()) if costs else None,
         "comparison": compare(store, record).model_dump(mode="json") if record.trials else None,
         "costs_still": [intent.model_dump(mode="json") for intent in still],
@@ -68,17 +81,15 @@ def current_state(store: Store, record: RunRecord) -> State:
     """How a run stands now; of one that has ended its record says it all."""
     if record.state != "running":  # what the agent said of a run that ended tells nothing
         return record.state
-    heartbeat = _sign_of_life(store, record)
+    heartbeat = store.read_whole(run_key(record.run_id, "heartbeat.json"), Heartbeat)
     result = store.read_whole(run_key(record.run_id, "result.json"), Result)
-    return state_of(record, heartbeat, result, now())
+    return state_of(record, heartbeat, result, now(), _claimed(store, record))
 
 
-def _sign_of_life(store: Store, record: RunRecord) -> Heartbeat | None:
-    """The agent's; of a sweep, which has none, that of the controller that claims it."""
-    if not record.trials:
-        return store.read_whole(run_key(record.run_id, "heartbeat.json"), Heartbeat)
-    written = [claim.modified for claim in store.list(run_key(record.run_id, "claims"))]
-    return Heartbeat(time=max(written), state="running") if written else None
+def _claimed(store: Store, record: RunRecord) -> datetime | None:
+    """When its controller last said that it drives it, by the store's clock."""
+    claims = store.list(run_key(record.run_id, "claims"))
+    return max((claim.modified for claim in claims), default=None)
 
 
 def _recipe(parameters: Mapping[str, Any]) -> str:
@@ -109,6 +120,8 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
         progress = run["heartbeat"]["progress"]
         if "step" in progress:
             show(f"  step {progress['step']} of {progress['total_steps']}")
+    if run["pruned"]:
+        show(Pruned.model_validate(run["pruned"]).said)
     if run["checkpoints"] and not run["outcome"] and run["state"] != "running":
         step = run["checkpoints"][-1].lstrip("0") or "0"
         show(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}")

@@ -27,7 +27,8 @@ def fetch_checkpoint(run_id: str, store: Store, folder: Path) -> "CheckpointMani
     """Copy the best checkpoint of a run to `folder/checkpoint.pt`; damaged ones are passed over.
 
     Of a run that was stopped before its first validation it is the newest. Raises
-    Failure(BAD_INPUT) when the run has no checkpoint, Failure(CORRUPT) when none verifies.
+    Failure(BAD_INPUT) when the run has no checkpoint, which says why, Failure(CORRUPT) when none
+    verifies.
     """
     from model import checkpoint
 
@@ -38,10 +39,7 @@ def fetch_checkpoint(run_id: str, store: Store, folder: Path) -> "CheckpointMani
         if data and (manifest := checkpoint.parse_manifest(data)):
             found[step] = manifest
     if not found:
-        raise Failure(
-            Cause.BAD_INPUT,
-            f"There is no checkpoint of a run {run_id} in {store.url}; see `voc-train status`.",
-        )
+        raise Failure(Cause.BAD_INPUT, _why_there_is_none(run_id, store))
     best_first = checkpoint.best_first(found)
     unscored = sorted(found.keys() - set(best_first), reverse=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +57,36 @@ def fetch_checkpoint(run_id: str, store: Store, folder: Path) -> "CheckpointMani
     raise Failure(
         Cause.CORRUPT,
         f"No checkpoint of run {run_id} has the sha256 that its manifest says; train again.",
+    )
+
+
+def _why_there_is_none(run_id: str, store: Store) -> str:
+    """And what to do about it, in a sentence."""
+    from pipeline.pruned import pruned
+    from pipeline.run import RunRecord
+
+    record = store.read_whole(run_key(run_id, "run.json"), RunRecord)
+    if record is None:
+        return f"There is no checkpoint of a run {run_id} in {store.url}; see `voc-train status`."
+    if record.unchanged:
+        return (
+            f"Run {run_id} trained nothing: {record.unchanged.said}. `voc-train fetch "
+            f"{record.unchanged.trained_by}` brings that one's checkpoint."
+        )
+    if record.trials:
+        return (
+            f"Run {run_id} is a sweep: each of its settings is a run with a checkpoint, as "
+            f"`voc-train status {run_id}` shows."
+        )
+    if gone := pruned(store, run_id):
+        made = f", or take the copy at {record.outcome.checkpoint}" if record.outcome else ""
+        return (
+            f"Run {run_id} was {gone.said}. Train it again, with the parameters that `voc-train "
+            f"status {run_id} --json` shows{made}."
+        )
+    return (
+        f"Run {run_id} has no checkpoint in {store.url} yet; `voc-train status {run_id}` shows how "
+        "it stands."
     )
 
 

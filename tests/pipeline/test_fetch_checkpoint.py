@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
 
 from infra.failure import Cause, Failure
+from infra.protocol import now
 from infra.stores import Store
 from model import checkpoint
 from model.checkpoint import CheckpointManifest, Description
@@ -18,6 +20,8 @@ from model.provenance import provenance
 from model.recipes import named
 from model.train import train
 from pipeline.dataset import local_dataset
+from pipeline.pruned import Pruned
+from pipeline.run import Outcome, RunRecord, Trial
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint
 from pipeline.stages.train import job_for
 from servers.rgw import RGW
@@ -109,6 +113,35 @@ def test_a_harmed_one_is_passed_over(store: Store, home: Path, tmp_path: Path, h
     assert fetch_checkpoint("r", store, home) == second
     assert checkpoint.verified(home) == second
     assert _names(home) == ["checkpoint.pt", "manifest.json"]
+
+
+def test_where_there_is_none_it_says_why_and_what_to_do(store: Store, home: Path) -> None:
+    def record(**more: object) -> None:
+        written = {"run_id": "r", "state": "done", "started": now(), "parameters": {}}
+        store.write("runs/r/run.json", RunRecord.model_validate(written | more))
+
+    def said() -> str:
+        with pytest.raises(Failure) as caught:
+            fetch_checkpoint("r", store, home)
+        assert caught.value.cause is Cause.BAD_INPUT
+        return str(caught.value)
+
+    record(state="failed")
+    assert said().startswith("Run r has no checkpoint in ")
+    record(trials=[Trial(run_id="t", settings={})])
+    assert "Run r is a sweep: each of its settings is a run" in said()
+    unchanged = {"run_id": "r", "trained_by": "q", "decision": "refused", "decided": now()}
+    record(unchanged=unchanged | {"compared": "all"})
+    assert "nothing has changed since run q, refused" in said()
+    assert "`voc-train fetch q`" in said()
+    outcome = Outcome(
+        run_id="r", checkpoint="/home/checkpoint.pt", sha256="", weights_digest="", miou=0.5,
+        iou={}, dice={}, report="", seconds={}, reused=(),
+    )  # fmt: skip
+    record(outcome=outcome)
+    store.write("runs/r/pruned.json", Pruned(time=datetime(2026, 11, 2, tzinfo=UTC), why="old"))
+    assert "Run r was pruned on 2026-11-02: its checkpoints were deleted" in said()
+    assert "take the copy at /home/checkpoint.pt." in said()
 
 
 def test_when_none_verifies_what_was_here_stays(store: Store, home: Path, tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
 """What `voc-train status` says of runs that are well, dead, or written by other code."""
 
+import contextlib
 import json
 import os
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.claims import Hold
 from infra.failure import Cause, Failure
 from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now
 from infra.provider import Kind, Thing
 from infra.reaper import REPORT, ReaperReport
 from infra.stores import Store
+from pipeline.pruned import Pruned
 from pipeline.run import RunRecord
 from pipeline.runs import Wanted, print_runs
 from pipeline.status import one_run, print_one
@@ -76,6 +79,37 @@ def test_list_and_detail_agree_on_who_is_silent(
     }
     assert listed(store, capsys) == expected
     assert {run: one_run(store, run)["state"] for run in expected} == expected
+
+
+def test_a_run_that_its_controller_drives_is_never_silent(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long_ago, yesterday = now() - timedelta(hours=1), now() - timedelta(days=1)
+    for name in ("waiting", "waits again", "rents again", "killed while waiting"):
+        record(store, name, started=yesterday)
+    beat(store, "rents again", long_ago)
+    result(store, "waits again", long_ago, Cause.AGENT_LOST)  # of an earlier attempt
+    with contextlib.ExitStack() as driven:
+        for name in ("waiting", "waits again", "rents again", "killed while waiting"):
+            driven.enter_context(Hold(store, name, every=3600))
+        (claim,) = store.list("runs/killed while waiting/claims")
+        path = store.local_path(claim.key)
+        assert path
+        os.utime(path, (long_ago.timestamp(),) * 2)
+        expected = dict.fromkeys(("waiting", "waits again", "rents again"), "running")
+        expected["killed while waiting"] = "silent"
+        assert listed(store, capsys) == expected
+        assert {run: one_run(store, run)["state"] for run in expected} == expected
+    assert listed(store, capsys)["waits again"] == "failed"
+
+
+def test_a_run_that_was_pruned_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    record(store, "old", "done")
+    store.write("runs/old/pruned.json", Pruned(time=datetime(2026, 11, 2, tzinfo=UTC), why="old"))
+    print_one(one_run(store, "old"), as_json=False)
+    assert "pruned on 2026-11-02: its checkpoints were deleted" in capsys.readouterr().out
+    store.put("runs/old/checkpoints/00000001/checkpoint.pt", b"of one that went on with it")
+    assert one_run(store, "old")["pruned"] is None
 
 
 def test_a_record_of_other_code_is_listed_and_a_damaged_one_hides_no_other(
