@@ -22,11 +22,11 @@ _LOG = logging.getLogger(__name__)
 
 
 class Delivery(NamedTuple):
-    """Names of the services that took a message, and of those that did not."""
+    """Which services took a message, and which did not: by name and, of several, by place."""
 
     took: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
-    unknown: bool = False  # whether there are URLs that Apprise does not understand
+    unknown: tuple[str, ...] = ()  # places of URLs that Apprise does not understand
     late: bool = False  # whether no answer came in time
 
     @property
@@ -36,7 +36,7 @@ class Delivery(NamedTuple):
         if self.failed:
             wrong.append(f"{', '.join(self.failed)} did not take the message")
         if self.unknown:
-            wrong.append("not every URL in it is one of Apprise's")
+            wrong.append(f"{', '.join(self.unknown)} is none of Apprise's")
         if self.late:
             wrong.append(f"no answer came within {_SECONDS:.0f} s")
         return "; ".join(wrong)
@@ -85,17 +85,23 @@ def _child(message: dict[str, object] | None) -> Delivery:
     except subprocess.TimeoutExpired:
         return Delivery(late=True)
     took, failed, unknown = json.loads(done.stdout)
-    return Delivery(tuple(took), tuple(failed), unknown)
+    return Delivery(tuple(took), tuple(failed), tuple(unknown))
 
 
 def _main() -> None:
     """The process that has to do with Apprise."""
     from apprise import Apprise, NotifyBase, NotifyType
+    from apprise.utils.parse import parse_urls
 
-    named = Apprise()
-    understood = named.add(os.environ[VARIABLE])  # with spaces or commas between several
-    services = [one for one in named if isinstance(one, NotifyBase)]
-    names = [str(one.service_name) for one in services]
+    # With spaces or commas between several.
+    urls: list[str] = parse_urls(os.environ[VARIABLE])  # type: ignore[no-untyped-call]
+    found = {_place(n, len(urls)): Apprise.instantiate(url) for n, url in enumerate(urls, 1)}
+    known = {place: one for place, one in found.items() if isinstance(one, NotifyBase)}
+    services = list(known.values())
+    names = [
+        f"{one.service_name} ({place})" if urls[1:] else str(one.service_name)
+        for place, one in known.items()
+    ]
     message = json.load(sys.stdin)
     if message is None:
         heard = [True] * len(services)
@@ -111,7 +117,12 @@ def _main() -> None:
             heard = list(pool.map(send, services))
     took = [name for name, ok in zip(names, heard, strict=True) if ok]
     failed = [name for name, ok in zip(names, heard, strict=True) if not ok]
-    print(json.dumps([took, failed, not understood]))
+    print(json.dumps([took, failed, [place for place in found if place not in known]]))
+
+
+def _place(number: int, count: int) -> str:
+    """Which URL it is: of itself nothing may be shown."""
+    return f"URL {number} of {count}" if count > 1 else "the URL"
 
 
 if __name__ == "__main__":

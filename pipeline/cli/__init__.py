@@ -109,6 +109,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         said = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         said = f"{said} See" if said.endswith("?") else f"{said.rstrip('.')}; see"
+        _say_as_json(InputError(f"{said} --help."), arguments)
         _leave(f"{said} --help.", 2, debug)
     except InputError as error:
         _say_as_json(error, arguments)

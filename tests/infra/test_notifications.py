@@ -43,10 +43,9 @@ def test_each_of_several_gets_it_though_another_does_not_answer(
     monkeypatch.setenv(VARIABLE, between.join([NOBODY, receiver.url, f"bogus://{CANARY}"]))
     delivery = deliver("title", "text")
     assert receiver.titles == ["title"]
-    assert delivery.took == delivery.failed == ("JSON",)
-    assert delivery.unknown
+    assert (delivery.failed, delivery.took) == (("JSON (URL 1 of 3)",), ("JSON (URL 2 of 3)",))
     assert delivery.said == (
-        "JSON did not take the message; not every URL in it is one of Apprise's"
+        "JSON (URL 1 of 3) did not take the message; URL 3 of 3 is none of Apprise's"
     )
 
 

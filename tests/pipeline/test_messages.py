@@ -180,17 +180,19 @@ def test_what_cannot_be_looked_at_twice_is_told(receiver: Receiver, store: Store
 
 
 def test_a_message_can_be_tried(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    def notify() -> subprocess.CompletedProcess[str]:
-        command = [COMMAND, "notify", "Hello"]
+    def notify(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [COMMAND, "notify", "Hello", *options]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     tried = notify()
     assert tried.stdout == "JSON took it.\n"
     assert receiver.messages[0]["message"] == "Hello"
+    assert json.loads(notify("--json").stdout) == {"took": ["JSON"]}
     monkeypatch.setenv("VOC_TRAIN_NOTIFY", f"json://127.0.0.1:1/{CANARY}")
-    failed = notify()
-    assert failed.returncode == 2
+    failed = notify("--json")
+    assert failed.returncode == 1
     assert "JSON did not take the message" in failed.stderr
-    assert CANARY not in failed.stderr
+    assert json.loads(failed.stdout)["cause"] == "PROVIDER"
+    assert CANARY not in failed.stderr + failed.stdout
     monkeypatch.delenv("VOC_TRAIN_NOTIFY")
     assert "VOC_TRAIN_NOTIFY is not set: put" in notify().stderr
