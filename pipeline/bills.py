@@ -19,7 +19,7 @@ from infra.ownership import runs_in
 from infra.provider import Statement
 from infra.stores import Store
 from pipeline.console import harmless
-from pipeline.monthly_budget import MonthlyBudget, all_costs, monthly_budget
+from pipeline.monthly_budget import MonthlyBudget, all_costs, dollars_a_month, monthly_budget
 
 By = Literal["run", "month"]
 _Dollars = Mapping[tuple[str, str], float]  # of a run in a month
@@ -56,7 +56,9 @@ def read_bills(store: Store, clock: Clock, by: By, month: str | None = None) -> 
     """What the runs of a store cost, all in all or in one month like 2026-11.
 
     Where the provider cannot be asked, such as without a token, only the estimates are there.
+    Raises Failure(BAD_INPUT) where the monthly budget is no amount.
     """
+    dollars_a_month()
     now = clock.now()
     costs = list(all_costs(store).values())
     statement, unseen = None, ""
@@ -67,7 +69,7 @@ def read_bills(store: Store, clock: Clock, by: By, month: str | None = None) -> 
     except Failure as failure:
         unseen = str(failure)
     budget = None
-    with suppress(Failure):  # it is for who rents to hear of
+    with suppress(Failure):  # a note that is damaged is for who rents to hear of
         budget = monthly_budget(store, clock)
     return Bills(
         by=by,

@@ -12,7 +12,7 @@ from infra.stores import Store
 from pipeline.run import recorded_runs
 from pipeline.runs import costs_of
 
-_NAME = "VOC_TRAIN_MONTHLY_BUDGET"
+VARIABLE = "VOC_TRAIN_MONTHLY_BUDGET"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MonthlyBudget:
             return
         raise Failure(
             Cause.BUDGET,
-            f"This could cost ${worst_case:.2f}, and of the monthly budget ({_NAME}, "
+            f"This could cost ${worst_case:.2f}, and of the monthly budget ({VARIABLE}, "
             f"${self.dollars:.2f}) ${self.left:.2f} is left: runs of {self.month} have cost "
             f"${self.taken:.2f}, or may yet. Give less with --budget or --limit train_hours, wait "
             "for the next month, or raise it where the worker is; `voc-train bills --by run "
@@ -51,7 +51,7 @@ def monthly_budget(store: Store, clock: Clock) -> MonthlyBudget | None:
     see each other. Raises Failure(BAD_INPUT) for a value that is no amount, Failure(CORRUPT) where
     it is not known what this month has cost.
     """
-    if (dollars := _allowed()) is None:
+    if (dollars := dollars_a_month()) is None:
         return None
     now = clock.now()
     month = month_of(now)
@@ -79,8 +79,12 @@ def all_costs(store: Store) -> dict[str, Costs]:
     return {one.run_id: one for one in costs if one}
 
 
-def _allowed() -> float | None:
-    said = os.environ.get(_NAME, "").strip()
+def dollars_a_month() -> float | None:
+    """What the environment allows a month, None where it says nothing.
+
+    Raises Failure(BAD_INPUT) for a value that is no amount.
+    """
+    said = os.environ.get(VARIABLE, "").strip()
     if not said:
         return None
     try:
@@ -89,6 +93,6 @@ def _allowed() -> float | None:
         dollars = math.nan
     if not (math.isfinite(dollars) and dollars >= 0):
         raise Failure(
-            Cause.BAD_INPUT, f"{_NAME} is {said!r}; give dollars a month, like 50, or unset it."
+            Cause.BAD_INPUT, f"{VARIABLE} is {said!r}; give dollars a month, like 50, or unset it."
         )
     return dollars

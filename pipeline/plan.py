@@ -17,7 +17,7 @@ from infra.reaper import must_be_watched
 from infra.smoke import HOURS as SMOKE_HOURS
 from infra.stores import Store
 from model.errors import InputError
-from pipeline.monthly_budget import MonthlyBudget, monthly_budget
+from pipeline.monthly_budget import MonthlyBudget, dollars_a_month, monthly_budget
 from pipeline.parameters import RentalTerms
 
 VOLUME_STAYS = timedelta(days=1)  # after a failure, for whoever wants to look
@@ -145,6 +145,8 @@ def make_plan(
     alone for want of a reaper or of what is left of the monthly budget: these are asked for before
     another is rented. Raises Failure or InputError with the cure.
     """
+    if not goes_on:
+        dollars_a_month()  # what is mistyped here is refused before anybody is asked
     clock = Clock.from_environment()
     provider = Linode.from_environment(clock)
     lacks: list[str] = []

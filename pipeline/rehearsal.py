@@ -14,6 +14,7 @@ from infra.reaper import FRESH, reap
 from infra.simulator import Simulator
 from infra.simulator.machine import must_be_possible
 from infra.stores import Store
+from pipeline.monthly_budget import VARIABLE
 from pipeline.parameters import home
 
 
@@ -50,6 +51,7 @@ def rehearsal(store: Store, speed: float) -> Iterator[Simulator]:
         Simulator(Path(temporary), clock=clock, shares=(folder,)) as simulator,
     ):
         os.environ.update(simulator.environment())
+        os.environ.pop(VARIABLE, None)  # what is spent here is nobody's money
         with watched(store, clock):
             yield simulator
         left = [thing for thing in simulator.left() if thing.kind != "stackscript"]

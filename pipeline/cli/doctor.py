@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic_core import to_json
 
-from infra.failure import Failure
+from infra.failure import Cause, Failure
 from infra.stores import Store
 from pipeline.cli.options import Json, Plan, Region, SshFrom, StoreUrl
 from pipeline.parameters import default_ssh_from, default_store, home
 
 if TYPE_CHECKING:
+    from infra.clock import Clock
     from infra.doctor import Finding
 
 _ABORT_AFTER = 2  # days; no upload of ours takes so long
@@ -36,7 +37,7 @@ def doctor(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Look at token, account, offers, store, reaper, clock, SSH, W&B key, messages and disk.
+    """Look at token, account, offers, store, reaper, clock, SSH, keys, messages, disk and budget.
 
     Nothing is created at the provider. Exits with 1 when something that a rental needs is missing.
     """
@@ -59,7 +60,7 @@ def _findings(
     store_url: str, plan: str | None, region: str | None, ssh_from: list[str], ask_wandb: bool
 ) -> "list[Finding]":
     from infra.clock import Clock
-    from infra.doctor import examine
+    from infra.doctor import Finding, examine
     from infra.linode import URL, Linode
 
     clock = Clock.from_environment()
@@ -73,21 +74,37 @@ def _findings(
         store = Store.open(store_url)
     except Failure as failure:
         store = failure
-    return list(
-        examine(
-            provider=provider,
-            store=store,
-            clock=clock,
-            home=home(),
-            api_url=os.environ.get("LINODE_URL") or URL,
-            api_ca=os.environ.get("LINODE_CA") or None,
-            settings=None if isinstance(provider, Failure) else provider.settings,
-            plan=plan,
-            region=region,
-            ssh_from=ssh_from,
-            ask_wandb=ask_wandb,
-        )
+    found = examine(
+        provider=provider,
+        store=store,
+        clock=clock,
+        home=home(),
+        api_url=os.environ.get("LINODE_URL") or URL,
+        api_ca=os.environ.get("LINODE_CA") or None,
+        settings=None if isinstance(provider, Failure) else provider.settings,
+        plan=plan,
+        region=region,
+        ssh_from=ssh_from,
+        ask_wandb=ask_wandb,
     )
+    return [*found, Finding("monthly budget", *_budget(store, clock))]
+
+
+def _budget(store: Store | Failure, clock: "Clock") -> tuple[bool | None, str]:
+    from pipeline.monthly_budget import dollars_a_month, monthly_budget
+
+    try:
+        if dollars_a_month() is None:
+            return None, "Nothing bounds what a month may cost: VOC_TRAIN_MONTHLY_BUDGET is unset."
+        if isinstance(store, Failure):
+            return None, "Not looked at: see store."
+        month = monthly_budget(store, clock)
+    except Failure as failure:
+        if failure.cause is Cause.STORE:
+            return None, "Not looked at: see store."
+        return False, str(failure)
+    assert month
+    return True, f"${month.left:.2f} of ${month.dollars:.2f} is left in {month.month}."
 
 
 def _make_bucket(store: Store) -> None:

@@ -84,12 +84,36 @@ def test_who_goes_on_is_refused_only_another_machine(
 
 
 def test_a_budget_that_is_none_is_one_sentence(
-    voc_train: VocTrain, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    voc_train: VocTrain,
+    simulator: Simulator,
+    requests: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VOC_TRAIN_MONTHLY_BUDGET", "a lot")
-    refused = voc_train("plan")
-    assert (refused.code, refused.out) == (2, "")
-    assert "VOC_TRAIN_MONTHLY_BUDGET is 'a lot'" in refused.err
+    for command in ("plan", "smoke", "bills"):
+        refused = voc_train(command)
+        assert (refused.code, refused.out) == (2, "")
+        assert "VOC_TRAIN_MONTHLY_BUDGET is 'a lot'" in refused.err
+    assert requests == []  # it was seen before anybody was asked
+
+
+def test_a_doctor_looks_at_it(
+    voc_train: VocTrain, taken: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen() -> tuple[bool | None, str]:
+        findings = json.loads(voc_train("doctor", "--json").out)["findings"]
+        (found,) = (one for one in findings if one["name"] == "monthly budget")
+        return found["ok"], found["said"]
+
+    ok, said = seen()
+    assert ok
+    assert said.startswith(f"${8 - taken:.2f} of $8.00 is left in ")
+    monkeypatch.setenv("VOC_TRAIN_MONTHLY_BUDGET", "a lot")
+    ok, said = seen()
+    assert ok is False
+    assert "'a lot'; give dollars a month" in said
+    monkeypatch.delenv("VOC_TRAIN_MONTHLY_BUDGET")
+    assert seen()[0] is None
 
 
 def test_bills(voc_train: VocTrain, simulator: Simulator, taken: float) -> None:
@@ -116,9 +140,14 @@ def test_bills(voc_train: VocTrain, simulator: Simulator, taken: float) -> None:
 def test_what_cannot_be_asked_for(
     voc_train: VocTrain, simulator: Simulator, arguments: tuple[str, ...]
 ) -> None:
-    refused = voc_train(*arguments)
-    assert (refused.code, refused.out) == (2, "")
+    refused = voc_train(*arguments, "--json")
+    assert refused.code == 2
     assert refused.err.startswith("voc-train: ")
+    said = json.loads(refused.out)
+    assert said["cause"] == "BAD_INPUT"
+    assert said["message"] in refused.err
+    for jargon in ("%Y", "format", "datetime"):
+        assert jargon not in refused.err
 
 
 def test_runs_and_status_show_the_same_table(voc_train: VocTrain, taken: float) -> None:
