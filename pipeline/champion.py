@@ -68,6 +68,11 @@ class Decision(BaseModel):
     gates: dict[str, float | None] = {}  # what the recipe asked of it
     said: str  # why, in a sentence
 
+    @property
+    def over_run(self) -> str | None:
+        """The run whose checkpoint was champion when it was made, as the name of `over` has it."""
+        return self.over and self.over.partition("-")[2].rpartition("-")[0]
+
 
 class History:
     """All decisions of a store, in their order, and what follows from them."""

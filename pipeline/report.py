@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that opens anywhere, offline.
 
 Nothing in it is fetched and nothing in it runs: curves are inline SVG, pictures are data URIs, and
-its own content security policy forbids the rest. Names and ids are text, never markup.
+the page's own content security policy forbids the rest. Names and ids are text, never markup.
 """
 
 import base64
@@ -9,10 +9,8 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jinja2
 import numpy as np
 import PIL.Image
 
@@ -22,6 +20,7 @@ from model.palette import voc_palette
 from model.recipe import Recipe, as_typed
 from model.recipes import RECIPES
 from pipeline.champion import Decision
+from pipeline.page import page
 from pipeline.pictures import Picture, panels, present
 from pipeline.run import StageRecord
 
@@ -100,14 +99,11 @@ def render_report(
     to which photos were shrunk. `decision` is what came of it against the champion, `disputes`
     are photos on which the two disagree most.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["duration"] = _duration
-    template = (resources.files("pipeline") / "report.html").read_text(encoding="utf-8")
     times = [record["time"] for record in records]
     iou = [(name, score.iou.get(name)) for name in checkpoint.classes]
-    return environment.from_string(template).render(
+    return page(
+        "report.html",
+        {"duration": _duration},
         run_id=run_id,
         checkpoint=checkpoint,
         score=score,

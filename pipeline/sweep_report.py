@@ -6,13 +6,11 @@ Like a run's report it opens anywhere, offline: nothing in it is fetched and not
 import base64
 import io
 from collections.abc import Sequence
-from importlib import resources
 from typing import TYPE_CHECKING
-
-import jinja2
 
 from infra.protocol import run_key
 from pipeline.grid import in_words
+from pipeline.page import page
 from pipeline.run import Run
 from pipeline.sweep import PLOT, REPORT, Comparison, Row
 
@@ -38,12 +36,8 @@ def write_comparison(run: Run, comparison: Comparison) -> Comparison:
 
 def render(comparison: Comparison, png: bytes) -> str:
     """The report as HTML, the plot in it."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = (resources.files("pipeline") / "sweep.html").read_text(encoding="utf-8")
     uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return environment.from_string(template).render(sweep=comparison, plot=uri)
+    return page("sweep.html", sweep=comparison, plot=uri)
 
 
 def plot_png(comparison: Comparison) -> bytes:

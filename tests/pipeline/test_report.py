@@ -14,12 +14,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from infra.protocol import now
+from model.bootstrap import Verdict
 from model.checkpoint import CheckpointManifest
 from model.evaluate import Score
 from model.palette import voc_palette
 from model.provenance import Provenance
 from model.recipe import Recipe
 from model.recipes import named
+from pipeline.champion import Decision, reference
 from pipeline.pictures import Picture, overview_png, panels
 from pipeline.report import render_report
 from pipeline.run import StageRecord
@@ -288,7 +291,28 @@ def test_curves_are_to_scale() -> None:
         [1.5] * 4, rel=0.01
     )
     assert {y for _, y in curve(page, "Learning rate", "train")} == {100}
-    assert "kept: epoch 3" in page.text
+    legend = page.html.split(">mIoU <", 1)[1].split("</figcaption>", 1)[0]
+    assert "kept: epoch 3" in legend  # where no curve and no other word can be in its way
+    assert page.text.count("kept: epoch 3") == 1
+
+
+@pytest.mark.parametrize(
+    ("over", "champion"),
+    [("000001-261121-4k2ra-abcde", "run 261121-4k2ra"), (None, "all background")],
+)
+def test_the_champion_that_it_was_held_against_is_named(over: str | None, champion: str) -> None:
+    verdict = Verdict(
+        images=48, challenger=0.55, champion=0.5, low=0.01, high=0.09, confidence=0.95, margin=0,
+        by_class={"bird": (0.5, 0.4)}, worse=(),
+    )  # fmt: skip
+    decision = Decision(
+        name="000002-run-1-abcde", number=2, kind="promoted", time=now(), over=over,
+        checkpoint=reference(manifest()), verdict=verdict, said="it is better",
+    )  # fmt: skip
+    page = report(decision=decision, disputes=[picture()]).section("Promoted")
+    assert f"Champion, {champion} 0.5000" in page.text
+    if over:
+        assert f"disagree most champion: {champion}" in page.text
 
 
 def test_long_training_is_thinned_and_infinite_values_left_out() -> None:
