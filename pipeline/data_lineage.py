@@ -50,7 +50,7 @@ def _tar(
         except OSError:
             continue
         return proof, path if proof.state == "verified" else None
-    return Proof.missing("tar"), None
+    return Proof.missing("tar", "it is neither in the store nor where it was read from"), None
 
 
 def _index_of(
@@ -70,7 +70,7 @@ def _index_of(
         return Proof.of_hash("index", found, sha256_of(again), "the tar")
     for noted in (note.index_sha256 for note in notes if note.index_sha256):
         return Proof.of_hash("index", found, noted, "the store")
-    return Proof.missing("index", "without its tar there is nothing to hold it against")
+    return Proof.missing("index", "without its tar nothing says what it should be")
 
 
 def dataset_link(made: Description, store: Store, scratch: Path, report: Progress) -> Link:
@@ -133,7 +133,7 @@ def _content(
     if all(proof.state == "verified" for proof in (index, *shards)):
         decoded = Proof.of_hash("content", content.hexdigest(), digest, "the checkpoint")
     else:
-        decoded = Proof.missing("content", "not recomputed, as the dataset is not whole")
+        decoded = Proof.missing("content", "the dataset is not whole")
     return [index, *shards, decoded]
 
 

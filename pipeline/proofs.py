@@ -36,8 +36,8 @@ class Proof(BaseModel):
         return cls(what=what, state="verified", said="says the same as the checkpoint")
 
     @classmethod
-    def missing(cls, what: str, said: str = "not here any more") -> "Proof":
-        """That there is nothing to look at."""
+    def missing(cls, what: str, said: str = "it is not in the store") -> "Proof":
+        """That there is nothing to look at, or nothing to hold it against."""
         return cls(what=what, state="missing", said=said)
 
     @classmethod

@@ -1,6 +1,6 @@
 """Results as tables on standard output."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -151,14 +151,15 @@ def print_score(score: "Score") -> None:
     )
 
 
-def print_comparison(compared: Iterable[Compared]) -> None:
+def print_comparison(compared: Sequence[Compared]) -> None:
     """What made a checkpoint, one thing a line, and beside it what is another here."""
     console = Console(highlight=False, soft_wrap=True)
     for one in compared:
         mark = "  " if one.same else "* "
         line = Text(harmless(f"{mark}{one.what:<31} {one.made}"), "" if one.same else "bold")
         console.print(line if one.same else line.append(harmless(f"  here: {one.here}")))
-    console.print("\n* another here than what made it", style="dim")
+    if not all(one.same for one in compared):
+        console.print("\n* another here than what made it", style="dim")
 
 
 _MARKS = {"verified": ("✓", "green"), "missing": ("–", "dim"), "damaged": ("✗", "bold red")}
@@ -172,10 +173,12 @@ def print_lineage(lineage: Lineage) -> None:
         console.print(title.append(harmless(f"  {link.said}".rstrip()), "not bold"))
         for proof in link.proofs:
             mark, style = _MARKS[proof.state]
-            hashed = proof.hash and proof.state == "verified"
-            said = proof.hash if hashed else proof.said
-            if proof.state != "verified":
-                said = f"{proof.state}: {proof.hash or ''} {said}".replace(":  ", ": ")
+            said = proof.hash or proof.said
+            if proof.state == "missing":
+                found = f" ({proof.hash})" if proof.hash else ""
+                said = f"not verified: {proof.said}{found}"
+            elif proof.state == "damaged":
+                said = f"damaged: {proof.hash or ''} {proof.said}".replace(":  ", ": ")
             console.print(Text(f"  {mark} ", style).append(harmless(f"{proof.what:<16} {said}")))
 
 

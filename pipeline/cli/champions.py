@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic_core import to_json
 
+from infra.failure import Failure
 from infra.notifications import notify
 from infra.stores import Store
 from pipeline.cli.options import Json, StoreUrl, run_id
@@ -23,20 +24,29 @@ def champion(
     last: Annotated[int, typer.Option(min=0, help="How many decisions to show.")] = 10,
     json: Json = False,
 ) -> None:
-    """Show the champion, whom it came after, and the latest decisions.
+    """Show the champion, whether its file is there, whom it came after, and the latest decisions.
 
     A run with --promote decides; `voc-train promote` and `voc-train rollback` do so by hand.
     """
-    from pipeline.champion import History
+    from pipeline.champion import History, must_be_there
 
     where = Store.open(store or default_store())
     history = History.load(where)
+    problem = None
+    try:
+        if history.champion:
+            must_be_there(where, history.champion)
+    except Failure as failure:
+        problem = str(failure)
     if json:
-        print(to_json({"champion": history.champion, "decisions": history.decisions}).decode())
+        said = {"champion": history.champion, "decisions": history.decisions, "problem": problem}
+        print(to_json(said).decode())
         return
     from pipeline.tables import print_champion
 
     print_champion(history, where.url, last)
+    if problem:
+        print(f"voc-train: {problem}", file=sys.stderr)
 
 
 @app.command(short_help="Make the checkpoint of a run champion.")

@@ -7,6 +7,7 @@ from pydantic_core import to_json
 
 from infra.failure import Failure
 from infra.stores import Store
+from model.counted import counted
 from model.errors import InputError
 from pipeline.cli.groups import grouped
 from pipeline.cli.learning import Checkpoint
@@ -81,7 +82,7 @@ def lineage_of(checkpoint: Checkpoint, store: StoreUrl = "", json: Json = False)
     with Terminal() as terminal, staged("verify", [terminal]) as stage:
         found = lineage(checkpoint, where, stage.report)
         verified, missing = (len(found.found(state)) for state in ("verified", "missing"))
-        stage.summary = f"{verified} proofs, {missing} things missing"
+        stage.summary = f"{counted(verified, 'proof')} verified, {missing} not in the store"
     if not json:
         print_lineage(found)
         found.must_hold()

@@ -1,11 +1,14 @@
 """The champion follows from a listing that nobody changes: two at once lose nothing."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands import VocTrain, in_this_process
 from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from infra.stores import Store
@@ -26,6 +29,13 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def voc_train(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[VocTrain]:
+    yield from in_this_process(monkeypatch, capfd)
 
 
 def checkpoint(run: str, store: Store | None = None) -> Checkpoint:
@@ -127,6 +137,31 @@ def test_what_became_of_a_run_is_said(store: Store) -> None:
     assert said == {
         "a": "champion before", "b": "champion", "c": "rolled-back", "d": "refused", "e": ""
     }  # fmt: skip
+
+
+def test_a_decision_knows_the_run_that_was_champion(store: Store) -> None:
+    history = promoted(store, "261121-4k2ra")
+    assert history.decisions[0].over_run is None
+    refused, _ = decide(store, history, "refused", checkpoint("b"), "")
+    assert refused.over_run == "261121-4k2ra"
+
+
+@pytest.mark.parametrize("blob", [None, b"another"])
+def test_the_command_warns_of_a_champion_without_its_file(
+    store: Store, voc_train: VocTrain, blob: bytes | None
+) -> None:
+    command = ("champion", "--store", store.url)
+    champion = promoted(store, "a").champion
+    assert champion
+    assert voc_train(*command).err == ""
+    assert json.loads(voc_train(*command, "--json").out)["problem"] is None
+    key = f"{champion.checkpoint.key}/checkpoint.pt"
+    store.delete(key) if blob is None else store.put(key, blob)
+    said = voc_train(*command)
+    assert said.code == 0
+    assert "run a, step 7" in said.out
+    assert f"The champion's checkpoint {key} in " in said.err
+    assert key in json.loads(voc_train(*command, "--json").out)["problem"]
 
 
 def test_there_is_nothing_to_roll_back_without_a_champion(store: Store) -> None:

@@ -216,7 +216,7 @@ def test_what_is_gone_is_said_and_not_called_verified(
     assert {found[what] for what in missing} == {"missing"}
     said = voc_train("lineage", trained.checkpoint, "--store", trained.store.url)
     assert said.code == 0
-    assert said.out.count("missing: ") == len(missing)
+    assert said.out.count("not verified: ") == len(missing)
 
 
 def test_nothing_at_all_is_left(trained: Trained, tmp_path: Path) -> None:

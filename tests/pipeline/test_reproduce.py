@@ -81,6 +81,7 @@ def test_a_check_says_what_made_it_and_trains_nothing(made: Trained, voc_train: 
     said = voc_train("reproduce", made.checkpoint, "--store", made.store.url, "--check")
     assert said.code == 0, said.err
     assert "Nothing was trained." in said.out
+    assert "*" not in said.out  # nothing differs, so that nothing is marked
     best = made.manifest
     provenance = best.provenance
     for word in (
