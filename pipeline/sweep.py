@@ -51,6 +51,11 @@ class Row(BaseModel):
         """Whether it may be the best: scored, and not refused by the recipe's gate."""
         return self.miou is not None and self.cause is None
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether it is still to be made: not begun, interrupted, or failed of what may pass."""
+        return self.miou is None and self.cause not in _OF_THE_SETTINGS
+
 
 class Comparison(BaseModel):
     """A sweep's trials, best first; `--json` prints it."""

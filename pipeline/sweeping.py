@@ -34,7 +34,7 @@ from pipeline.run import Run, RunRecord, Trial, new_run_id, recorded_run
 from pipeline.sweep import Comparison, compare, is_over, is_unscored
 from pipeline.sweep_report import write_comparison
 from pipeline.tasks import Made, fetch_best, train_net
-from pipeline.tenancy import Workplace
+from pipeline.tenancy import Workplace, job_at_work
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _AT_ONCE = {Cause.CLAIMED, Cause.LEAKED}
 # After these no other trial would fare better at the same machine.
 _OF_ALL = {Cause.CLAIMED, Cause.STORE, Cause.HOST_KEY, Cause.DEADLINE}
+_NAMED = 5  # trials that a sentence names
 _CHANCES = 2  # machines that may be lost with one trial; it is not given a third
 
 
@@ -80,14 +81,20 @@ def trials_of(parameters: Parameters, grid: Mapping[str, list[str]]) -> tuple[Tr
 
 
 def must_be_whole(comparison: Comparison, unfinished: Failure | None) -> None:
-    """Raise the Failure that ended the sweep early, or that of trials of which none is good."""
+    """Raise a Failure where trials are missing that may come to an end yet, or none is good.
+
+    Its cause is what ended the sweep early, else what ended the first of those that are missing.
+    """
     rows, run_id = comparison.rows, comparison.run_id
-    if unfinished:
-        left = sum(row.miou is None for row in rows)
+    missing = [row for row in rows if row.is_missing]
+    first = next((Failure(row.cause, row.message) for row in missing if row.cause), None)
+    if ended := unfinished or first:
+        names = [f"{in_words(row.settings)} ({row.how_it_stands})" for row in missing[:_NAMED]]
+        names += [f"{len(missing) - _NAMED} others"] * (len(missing) > _NAMED)
         raise Failure(
-            unfinished.cause,
-            f"{unfinished} {left} of {len(rows)} settings have no score; `voc-train resume "
-            f"{run_id}` goes on with what is left.",
+            ended.cause,
+            f"{ended} Missing of {len(rows)} settings: {', '.join(names) or 'none'}; `voc-train "
+            f"resume {run_id}` goes on with what is left.",
         ) from unfinished
     if comparison.best is None:
         raise Failure(
@@ -166,8 +173,15 @@ class Trials:
         return None
 
     def _train_at(self, place: Workplace, dataset: Manifest) -> None:
+        """What is left; where an earlier controller had the key to log in, what it began there.
+
+        Raises Failure(AGENT_LOST) where the rest needs another machine for want of that key.
+        """
         until = time.monotonic() + place.seconds
+        begun_there = job_at_work(self._sweep) if place.begun else None
         for run in self._left():
+            if place.begun and run.run_id != begun_there:
+                continue
             begun = time.monotonic()
             must_fit(until - begun, self._quickest)
             try:
@@ -178,8 +192,15 @@ class Trials:
             except Failure as failure:
                 self._note(run, failure)
             else:
-                took = time.monotonic() - begun
-                self._quickest = min(took, self._quickest or took)
+                if not place.begun:  # else nobody knows how long it took in all
+                    took = time.monotonic() - begun
+                    self._quickest = min(took, self._quickest or took)
+        if place.begun and self._left():
+            raise Failure(
+                Cause.AGENT_LOST,
+                f"{place.machine.where} can be followed, but not be given another setting: an "
+                "earlier controller had the key to log in.",
+            )
 
     def _place_of(self, run: Run, place: Workplace, seconds: float) -> Workplace:
         """The machine for what is left of its time; here each job has its run's own folder."""

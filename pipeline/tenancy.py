@@ -102,7 +102,8 @@ class Tenancy:
                 self.rental.say = stage.say
                 offers = self._without_the_lost(self.plan.offers)
                 # Whose sign of life it was is gone: nobody must follow the next machine by it.
-                self.run.store.delete(run_key(self.run.run_id, "heartbeat.json"))
+                for job in _jobs(self.run):
+                    self.run.store.delete(run_key(job, "heartbeat.json"))
                 self.trainer = self.rent_trainer(dataset, stage, offers=offers)
             place = self.trains_on(self.trainer, self.machine(self.trainer), self.run.store)
             self.rental.reached("training", place.machine.where)
@@ -118,7 +119,7 @@ class Tenancy:
         result = store.read_whole(run_key(run_id, "result.json"), Result)
         if result and result.cause is None:
             return Workplace(Attached("its machine, which has finished"), store, 0, begun=True)
-        if result or not store.size(run_key(run_id, "heartbeat.json")):
+        if job_at_work(self.run) is None:
             return None
         for intent in self.rental.there(Kind.INSTANCE):
             for thing in self.plan.provider.list(Kind.INSTANCE, label=intent.label):
@@ -264,6 +265,21 @@ class Tenancy:
             f"ssh -i {key} -o UserKnownHostsFile={known} -p {endpoint.port} "
             f"{endpoint.user}@{endpoint.host}"
         )
+
+
+def job_at_work(run: Run) -> str | None:
+    """The id of the run, or of the sweep's trial, whose agent was heard of and has not ended."""
+
+    def is_at_work(job: str) -> bool:
+        heard = run.store.size(run_key(job, "heartbeat.json"))
+        return bool(heard) and not run.store.read_whole(run_key(job, "result.json"), Result)
+
+    return next(filter(is_at_work, _jobs(run)), None)
+
+
+def _jobs(run: Run) -> tuple[str, ...]:
+    """Of a sweep each trial is one."""
+    return tuple(trial.run_id for trial in run.trials) or (run.run_id,)
 
 
 def in_region(region: str | None, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:

@@ -48,6 +48,9 @@ T = TypeVar("T")
 app = typer.Typer(help="Run the whole flow.", no_args_is_help=True)
 
 _FOLLOWED = "Where its machine is at work, that is followed and nothing is rented. Otherwise:\n"
+_FOLLOWED_SWEEP = (
+    "Where its machine is at work, that is followed to the end of its setting. For what is left:\n"
+)
 
 
 @app.command("local", short_help="Run it on this computer.")
@@ -255,7 +258,7 @@ def _resume(where: Store, run: str, changed: dict[str, Any], *, yes: bool, json:
             and not yes
             and not _is_trained(where, record, parameters)
         ):
-            print(_FOLLOWED, file=sys.stderr)
+            print(_FOLLOWED_SWEEP if record.trials else _FOLLOWED, file=sys.stderr)
             show_plan(parameters, goes_on=True)
             must_agree(
                 "Go on?",

@@ -67,9 +67,10 @@ def sweep(
     commas themselves (scale, multi_scale, image_size): 'scale=0.5,2;0.8,1.25'.
 
     The dataset is prepared once, and where a machine is rented, one boot is paid for. --budget
-    holds for all settings together: what no longer fits is not begun. One that fails is a row of
-    the table, with its cause. Nothing is promoted. What was interrupted goes on with `voc-train
-    resume`: what is trained stays.
+    holds for all settings together, and --limit train_hours for all at one machine: what no longer
+    fits is not begun. One that fails by its settings is a row of the table, with its cause. Nothing
+    is promoted. What was interrupted, or failed of what may pass, goes on with `voc-train resume`:
+    what is trained stays.
 
     Example: voc-train sweep --archive people.tar --recipe people-resnet34-unet
     --set lr=1e-3,3e-4 --set batch_size=4,8 --budget 5

@@ -171,7 +171,7 @@ def test_what_no_longer_fits_is_not_begun(
     done = voc_train(words, environment | {"VOC_TRAIN_HOME": str(tmp_path)}, code=1)
     assert "setting 1 of 2" in done.stderr
     assert "setting 2 of 2" not in done.stderr
-    assert "2 of 2 settings have no score" in done.stderr
+    assert "Missing of 2 settings: epochs=99999 (DEADLINE), epochs=100000 (not be" in done.stderr
     assert "DEADLINE" in done.stdout
     assert "not begun" in done.stdout
 

@@ -159,8 +159,8 @@ def test_what_would_not_come_to_its_end_is_not_begun() -> None:
 
 
 def row(run_id: str, miou: float | None = None, **more: Any) -> Row:
-    settings = more.pop("settings", {"lr": run_id})
-    return Row(run_id=run_id, settings=settings, state="done", miou=miou, **more)
+    known = {"run_id": run_id, "settings": {"lr": run_id}, "state": "done", "miou": miou}
+    return Row.model_validate(known | more)
 
 
 def comparison(*rows: Row, best: str | None = None) -> Comparison:
@@ -169,12 +169,21 @@ def comparison(*rows: Row, best: str | None = None) -> Comparison:
 
 def test_a_sweep_that_ended_early_says_so_with_the_first_cause() -> None:
     late = Failure(Cause.DEADLINE, "No time is left.")
-    with pytest.raises(Failure, match=f"1 of 2 .* `voc-train resume {SWEEP}`") as caught:
-        must_be_whole(comparison(row("1", 0.5), row("2"), best="1"), late)
+    with pytest.raises(
+        Failure, match=rf"2 settings: lr=2 \(not begun\); `voc-train resume {SWEEP}`"
+    ) as caught:
+        must_be_whole(comparison(row("1", 0.5), row("2", state=None), best="1"), late)
     assert caught.value.cause is Cause.DEADLINE
 
 
-def test_a_sweep_fails_only_where_no_setting_is_good() -> None:
+def test_what_is_missing_is_named_but_not_endlessly() -> None:
+    lost = [row(str(n), state="failed", cause=Cause.STALLED, message="Lost.") for n in range(9)]
+    with pytest.raises(Failure, match=r"^Lost\. .*lr=4 \(STALLED\), 4 others; `voc") as caught:
+        must_be_whole(comparison(row("10", 0.5), *lost, best="10"), None)
+    assert caught.value.cause is Cause.STALLED
+
+
+def test_of_results_a_sweep_fails_only_where_no_setting_is_good() -> None:
     failed = row("2", cause=Cause.USER_ERROR, message="It diverged.")
     must_be_whole(comparison(row("1", 0.5), failed, best="1"), None)
     with pytest.raises(Failure, match="lr=2: It diverged") as caught:

@@ -1,23 +1,25 @@
 """Which trial is trained where, and what ends a sweep: decided by how the one before it ended."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.attached import Attached
 from infra.failure import Cause, Failure
 from infra.intents import Intent, Intents
-from infra.protocol import Result, now, run_key
+from infra.protocol import Heartbeat, Result, now, run_key
 from infra.provider import Kind
 from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
 from pipeline import sweeping
 from pipeline.parameters import Parameters
-from pipeline.run import Run, RunRecord
-from pipeline.sweeping import Trials, trials_of
+from pipeline.run import Outcome, Run, RunRecord, recorded_run
+from pipeline.sweep import compare
+from pipeline.sweeping import Trials, must_be_whole, trials_of
 
 DATASET = Manifest(
     key="", digest="", classes=("background", "thing"), counts={}, pixels={}, archives=(),
@@ -27,6 +29,10 @@ DATASET = Manifest(
 
 class Place:
     seconds = 3600.0
+    machine = Attached("a machine")
+
+    def __init__(self, *, begun: bool = False) -> None:
+        self.begun = begun
 
 
 class World:
@@ -35,6 +41,7 @@ class World:
     def __init__(self, store: Store, *ends: Cause | None, machine: str = "linode") -> None:
         self.rented = 0
         self.trained: list[tuple[int, str]] = []  # machine, rate
+        self.at_work = False  # whether the first machine is an earlier controller's
         self._ends = list(ends)
         parameters = Parameters(
             archives=("none.tar",), recipe="tiny", store=store.url, machine=machine
@@ -42,6 +49,7 @@ class World:
         trials = trials_of(parameters, {"lr": ["0.1", "0.2", "0.3"]})
         self.run = Run(parameters, [], trials=trials)
         self.trials = Trials(self.run)
+        self.runs = {trial.settings["lr"]: trial.run_id for trial in trials}
 
     @contextmanager
     def workplaces(self, *_: object) -> Iterator[Iterator[Place]]:
@@ -50,7 +58,7 @@ class World:
     def _places(self) -> Iterator[Place]:
         for _ in range(3 if self.run.parameters.machine == "linode" else 1):
             self.rented += 1
-            yield Place()
+            yield Place(begun=self.at_work and self.rented == 1)
 
     def train_net(self, run: Run, *_: object) -> None:
         self.trained.append((self.rented, str(run.parameters.overrides["lr"])))
@@ -70,8 +78,13 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Store) -> Any:
     monkeypatch.setattr(sweeping, "fetch_best", lambda *_: None)
     monkeypatch.setattr(sweeping, "place_to_rent", nullcontext)
 
-    def told(*ends: Cause | None, machine: str = "linode") -> tuple[World, Cause | None]:
+    def told(
+        *ends: Cause | None,
+        machine: str = "linode",
+        before: Callable[[World], object] = lambda _: None,
+    ) -> tuple[World, Cause | None]:
         world = World(store, *ends, machine=machine)
+        before(world)
         monkeypatch.setattr(sweeping, "workplaces", world.workplaces)
         monkeypatch.setattr(sweeping, "train_net", world.train_net)
         failure = world.trials.train(DATASET)
@@ -126,6 +139,46 @@ def test_a_machine_that_is_lost_is_replaced_and_what_was_trained_stays(told: Any
     assert world.trained == [(1, "0.1"), (1, "0.2"), (2, "0.2"), (2, "0.3")]
 
 
+def at_work(world: World, rate: str) -> None:
+    """As if an earlier controller had begun this trial at a machine that is there still."""
+    beat = Heartbeat(time=now(), state="running")
+    world.run.store.write(run_key(world.runs[rate], "heartbeat.json"), beat)
+    world.at_work = True
+
+
+@pytest.mark.parametrize(
+    ("end", "then"),
+    [
+        (None, [(2, "0.1"), (2, "0.3")]),
+        (Cause.USER_ERROR, [(2, "0.1"), (2, "0.3")]),
+        (Cause.STALLED, [(2, "0.1"), (2, "0.2"), (2, "0.3")]),
+    ],
+)
+def test_what_is_at_work_is_followed_and_the_rest_has_another_machine(
+    told: Any, end: Cause | None, then: list[tuple[int, str]]
+) -> None:
+    world, ended = told(end, before=lambda world: at_work(world, "0.2"))
+    assert ended is None
+    assert world.trained == [(1, "0.2"), *then]
+
+
+def test_after_the_last_that_is_at_work_nothing_is_rented(told: Any) -> None:
+    world, _ = told(None, None, Cause.KILLED, Cause.KILLED)
+    world.run.store.delete(run_key(world.runs["0.3"], "result.json"))
+    at_work(world, "0.3")
+    world.rented, world.trained = 0, []
+    again = Trials(world.run)
+    assert again.train(DATASET) is None
+    assert world.trained == [(1, "0.3")]
+    assert world.rented == 1
+
+
+def test_what_ended_a_moment_ago_is_not_begun_at_a_machine_without_a_key(told: Any) -> None:
+    world, ended = told(before=lambda world: setattr(world, "at_work", True))
+    assert ended is None
+    assert world.trained == [(2, "0.1"), (2, "0.2"), (2, "0.3")]
+
+
 def test_a_setting_that_costs_two_machines_gets_no_third(told: Any) -> None:
     world, ended = told(Cause.STALLED, Cause.STALLED)
     assert ended is None
@@ -150,6 +203,48 @@ def test_this_computer_is_not_replaced_and_goes_on_with_the_next(told: Any) -> N
     world, ended = told(Cause.AGENT_LOST, machine="local")
     assert ended is None
     assert world.trained == [(1, "0.1"), (1, "0.2"), (1, "0.3")]
+
+
+def whole(world: World) -> None:
+    """See whether the sweep is, as its flow does in the end."""
+    record = RunRecord(
+        run_id=world.run.run_id, state="running", started=now(), parameters={},
+        trials=world.run.trials,
+    )  # fmt: skip
+    must_be_whole(compare(world.run.store, record), None)
+
+
+def put_scores(world: World, *rates: str) -> None:
+    """As if the trials of these rates had been scored."""
+    for run_id in (world.runs[rate] for rate in rates):
+        record = recorded_run(world.run.store, run_id)
+        outcome = Outcome(
+            run_id=run_id, checkpoint="", sha256="", weights_digest="", miou=0.5, iou={},
+            dice={}, report="", seconds={}, reused=(),
+        )  # fmt: skip
+        scored = record.model_copy(update={"state": "done", "outcome": outcome})
+        world.run.store.write(run_key(run_id, "run.json"), scored)
+
+
+def test_what_failed_of_what_passes_is_missing_and_all_that_a_resume_trains(told: Any) -> None:
+    world, _ = told(None, Cause.AGENT_LOST, machine="local")
+    put_scores(world, "0.1", "0.3")
+    with pytest.raises(Failure) as caught:
+        whole(world)
+    assert caught.value.cause is Cause.AGENT_LOST
+    assert "Missing of 3 settings: lr=0.2 (AGENT_LOST);" in str(caught.value)
+    assert f"`voc-train resume {world.run.run_id}` goes on" in str(caught.value)
+
+    assert world.trials.train(DATASET) is None
+    assert world.trained[3:] == [(2, "0.2")]
+    put_scores(world, "0.2")
+    whole(world)
+
+
+def test_what_failed_by_its_settings_is_a_result(told: Any) -> None:
+    world, _ = told(None, Cause.OUT_OF_MEMORY, Cause.USER_ERROR)
+    put_scores(world, "0.1")
+    whole(world)
 
 
 @pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.STORE, Cause.HOST_KEY])
