@@ -1,4 +1,4 @@
-"""What several tests begin with: store, spool, a checkpoint, an archive here and on a server."""
+"""What several tests begin with: store, spool, archives, a checkpoint, servers, a command."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from archives import TAR
+from begun import Begin, beginning
 from infra.stores import Store
 from servers.file_server import FileServer
+from servers.prefect import PrefectServer
 
 
 @pytest.fixture
@@ -22,6 +24,30 @@ def spool(tmp_path: Path) -> Path:
     folder = tmp_path / "spool"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Begin a command, and return when it says a word; in the end it is killed."""
+    with beginning() as begin:
+        yield begin
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server, one for all tests that do nothing to it."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few photos with masks."""
+    from pipeline.sample_archive import write_sample_archive
+
+    path = tmp_path_factory.mktemp("archive") / "shapes.tar"
+    write_sample_archive(path, train=12, val=4, unlabelled=1)
+    return path
 
 
 @pytest.fixture(scope="session")

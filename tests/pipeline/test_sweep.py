@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
+from begun import Begin
+from commands import VocTrain, home_store, in_this_process
 from infra.stores import Store
-from pipeline.run import RunRecord
-from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
-from rentals import TINY, VOC_TRAIN, voc_train
+from pipeline.run import RunRecord, recorded_runs
+from pipeline.sample_archive import SAMPLE_CLASSES
+from rentals import TINY, voc_train
 from servers.prefect import PrefectServer
 
 # With this decay a rate of 10 makes every weight nine times as large at each step.
@@ -24,17 +25,11 @@ GRID += ("--set", "batch_size=4", "--set")
 SETTINGS = ["lr=0.01", "lr=0.02", "lr=10"]
 
 
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("archive") / "shapes.tar"
-    write_sample_archive(path, train=12, val=4, unlabelled=1)
-    return path
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[VocTrain]:
+    """The command line in this process, for what is said at once."""
+    monkeypatch.setenv("COLUMNS", "200")
+    yield from in_this_process(monkeypatch, capfd)
 
 
 def command(archive: Path, *more: str) -> tuple[str, ...]:
@@ -109,38 +104,34 @@ def test_plot_and_report_lie_here_and_in_the_store(whole: Any, home: Path) -> No
 
 
 def test_status_knows_the_sweep_and_its_runs(
-    whole: Any, home: Path, environment: dict[str, str]
+    whole: Any, home: Path, typed: VocTrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = json.loads(voc_train(("status", "--json"), environment).stdout)
-    states = {run["run_id"]: run["state"] for run in known}
+    monkeypatch.setenv("VOC_TRAIN_HOME", str(home))
+    states = {run["run_id"]: run["state"] for run in json.loads(typed("status", "--json").out)}
     assert states[whole["run_id"]] == "done"
     assert [states[row["run_id"]] for row in whole["rows"]] == ["done", "done", "failed"]
-    shown = voc_train(("status", whole["run_id"]), environment).stdout
+    shown = typed("status", whole["run_id"]).out
     assert all(row["run_id"] in shown for row in whole["rows"])
     assert "best" in shown
     assert whole["report"] in shown
-    over = voc_train(("resume", whole["run_id"]), environment, code=2)
-    assert f"voc-train status {whole['run_id']}" in over.stderr
+    over = typed("resume", whole["run_id"])
+    assert over.code == 2
+    assert f"voc-train status {whole['run_id']}" in over.err
 
 
 def test_an_interrupted_sweep_goes_on_to_the_same_weights(
-    whole: Any, archive: Path, home: Path, environment: dict[str, str], tmp_path: Path
+    whole: Any,
+    archive: Path,
+    home: Path,
+    begin: Begin,
+    environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     elsewhere = environment | {"VOC_TRAIN_HOME": str(tmp_path)}
-    interrupted = psutil.Popen(
-        [VOC_TRAIN, *command(archive, *GRID, "lr=0.01,0.02")],
-        env=os.environ | elsewhere,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # Where the tests run in the background, the shell had it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    said = iter(interrupted.stderr)
-    assert any("setting 2 of 2" in line for line in said)
-    assert any("epoch 1/" in line for line in said)
+    interrupted = begin(
+        ("setting 2 of 2", "epoch 1/"), *command(archive, *GRID, "lr=0.01,0.02"),
+        environment=elsewhere,
+    )  # fmt: skip
     os.killpg(interrupted.pid, signal.SIGINT)
     family = interrupted.children(recursive=True)
     assert interrupted.wait(100) == 130
@@ -153,8 +144,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_weights(
         if json.loads(path.read_bytes())["cause"] is None
     ]
     result = store.get(f"runs/{first}/result.json")
-    known = json.loads(voc_train(("status", "--json"), elsewhere).stdout)
-    (sweep,) = [run["run_id"] for run in known if run["trials"]]
+    (sweep,) = [run.run_id for run in recorded_runs(store) if run.trials]
     done = voc_train(("resume", sweep, "--json"), elsewhere)
     again = json.loads(done.stdout.splitlines()[-1])
     assert again["run_id"] == sweep
@@ -186,8 +176,9 @@ def test_what_no_longer_fits_is_not_begun(
     ],
 )
 def test_what_makes_no_sweep_is_refused_at_once(
-    archive: Path, tmp_path: Path, more: tuple[str, ...], said: str
+    archive: Path, typed: VocTrain, more: tuple[str, ...], said: str
 ) -> None:
-    refused = voc_train(command(archive, *more), {"VOC_TRAIN_HOME": str(tmp_path)}, code=2)
-    assert said in refused.stderr
-    assert not (tmp_path / "store").exists()
+    refused = typed(*command(archive, *more))
+    assert refused.code == 2
+    assert said in refused.err
+    assert not home_store().exists()

@@ -1,8 +1,5 @@
 """A simulated account with real machines, and the proof after each test that nothing is left."""
 
-import os
-import signal
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,14 +7,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from begun import Begin
 from infra.failure import Failure
 from infra.simulator.machine import must_be_possible
 from infra.simulator.object_storage import ObjectStorage
 from infra.stores import Store
-from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from pipeline.sample_archive import SAMPLE_CLASSES
 from rentals import (
     TINY,
-    VOC_TRAIN,
     Account,
     Impatient,
     Renter,
@@ -113,51 +110,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Impatient:
     return partial(be_impatient, monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few photos with masks."""
-    path = tmp_path_factory.mktemp("archive") / "shapes.tar"
-    write_sample_archive(path, train=12, val=4, unlabelled=1)
-    return path
-
-
 @pytest.fixture
-def start(account: Account, archive: Path, prefect: PrefectServer) -> Iterator[Start]:
+def start(account: Account, archive: Path, prefect: PrefectServer, begin: Begin) -> Start:
     """Begin a long run, and return when it says a word."""
-    started: list[psutil.Popen] = []
 
     def start(word: str, where: str = "linode", *more: str, epochs: int = 100_000) -> psutil.Popen:
         terms = ("--yes", "--no-reaper") if where == "linode" else ()
-        process = psutil.Popen(
-            [
-                *(VOC_TRAIN, "run", where, "--archive", str(archive), *terms),
-                *("--classes", ",".join(SAMPLE_CLASSES), *TINY, "--set", f"epochs={epochs}", *more),
-            ],
-            env=os.environ | {"PREFECT_API_URL": prefect.api},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # Where the tests run in the background, the shell had it ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        return begin(
+            word,
+            *("run", where, "--archive", str(archive), *terms),
+            *("--classes", ",".join(SAMPLE_CLASSES), *TINY, "--set", f"epochs={epochs}", *more),
+            environment={"PREFECT_API_URL": prefect.api},
         )
-        started.append(process)
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if word in line:
-                return process
-        raise AssertionError(f"{word!r} was not said:\n{''.join(said)}")
 
-    yield start
-    for process in started:
-        if process.is_running():
-            process.kill()
-        process.wait()
+    return start

@@ -6,22 +6,24 @@ from typing import Any
 
 import pytest
 
+from begun import Begin
 from infra.receipt import read_receipt
 from infra.stores import Store
-from pipeline.run import RunRecord
+from pipeline.run import RunRecord, recorded_runs
 from pipeline.sample_archive import SAMPLE_CLASSES
 from rentals import TINY, Account, voc_train
 from servers.prefect import PrefectServer
 
 
-def sweep(archive: Path, prefect: PrefectServer, *more: str) -> Any:
-    done = voc_train(
-        (
-            *("sweep", "--on", "linode", "--yes", "--no-reaper", "--archive", str(archive)),
-            *("--classes", ",".join(SAMPLE_CLASSES), *TINY, *more),
-        ),
-        {"PREFECT_API_URL": prefect.api},
+def command(archive: Path, *more: str) -> tuple[str, ...]:
+    return (
+        *("sweep", "--on", "linode", "--yes", "--no-reaper", "--archive", str(archive)),
+        *("--classes", ",".join(SAMPLE_CLASSES), *TINY, *more),
     )
+
+
+def sweep(archive: Path, prefect: PrefectServer, *more: str) -> Any:
+    done = voc_train(command(archive, *more), {"PREFECT_API_URL": prefect.api})
     return json.loads(done.stdout.splitlines()[-1]) | {"said": done.stderr}
 
 
@@ -43,3 +45,22 @@ def test_one_machine_is_paid_for_all_settings(
         assert not list(store.list(f"runs/{row['run_id']}/intents"))
     said = found["said"]
     assert said.index("setting 2 of 2") < said.index("tear-down …") < said.index("evaluate …")
+
+
+def test_a_machine_at_work_is_followed_and_none_is_rented_for_what_it_trains(
+    begin: Begin,
+    account: Account,
+    store: Store,
+    archive: Path,
+    prefect: PrefectServer,
+    tmp_path: Path,
+) -> None:
+    environment = {"PREFECT_API_URL": prefect.api}
+    begin("epoch 1/8", *command(archive, "--set", "epochs=1,8"), environment=environment).kill()
+    (found,) = [record.run_id for record in recorded_runs(store) if record.trials]
+    environment |= {"VOC_TRAIN_HOME": str(tmp_path / "elsewhere"), "VOC_TRAIN_STORE": store.url}
+    done = voc_train(("resume", found, "--yes", "--json"), environment)
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert all(row["miou"] is not None for row in rows)
+    (line,) = account.bill()
+    assert line.label.endswith("-t1")
