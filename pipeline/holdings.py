@@ -6,12 +6,13 @@ One listing of the store, and of every object that says what refers to what. Not
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel
 
+from infra.claims import Claim
 from infra.failure import Cause, Failure
 from infra.intents import Entry as Rented
 from infra.intents import Intents
@@ -66,13 +67,19 @@ class Holdings:
     """All of a store, as it was at `time`."""
 
     time: datetime
-    folders: frozenset[str]  # below runs/
+    signs: frozenset[str]  # of runs: see signs_of
     runs: tuple[StoredRun, ...]  # the newest first
     data: tuple[StoredData, ...]
     history: History
     leftovers: tuple[Leftover, ...]
     strange: Mapping[str, str]  # what cannot be understood: its key, and why it is left alone
     size: int = 0  # bytes, of all objects
+
+    @property
+    def sweeps(self) -> dict[str, str]:
+        """Of which sweep a run is a trial, by their ids."""
+        records = [run.record for run in self.runs if run.record]
+        return {trial.run_id: record.run_id for record in records for trial in record.trials}
 
 
 @dataclass
@@ -106,8 +113,8 @@ def survey(store: Store) -> Holdings:
     runs.sort(key=lambda run: run.record.started if run.record else now(), reverse=True)
     return Holdings(
         time=now(),
-        folders=frozenset(found.runs),
-        runs=tuple(runs),
+        signs=signs_of(entries),
+        runs=tuple(_in_use_with_their_sweeps(runs)),
         data=tuple(_data(store, found)),
         history=History.load(store),
         leftovers=tuple(leftovers(store, UNFINISHED_AFTER)),
@@ -116,11 +123,41 @@ def survey(store: Store) -> Holdings:
     )
 
 
-def in_use(store: Store, run_id: str) -> str:
-    """What needs a run now, in words; "" for nothing. Asked anew."""
-    both = (run_id, f"{run_id}{_PREPARATION}")
-    entries = [entry for name in both for entry in store.list(run_key(name))]
-    return _run(store, run_id, entries, store.read_whole(REPORT, ReaperReport)).in_use
+def in_use(store: Store, run_id: str, held: Holdings) -> str:
+    """What needs a run now, or the sweep that it is of, in words; "" for nothing.
+
+    Asked anew: whoever went on with it since it was `held`, and ended, has written its record.
+    """
+    report = store.read_whole(REPORT, ReaperReport)
+    known = {run.run_id: run.record for run in held.runs}
+    for name in filter(None, (run_id, held.sweeps.get(run_id))):
+        both = (name, f"{name}{_PREPARATION}")
+        entries = [entry for one in both for entry in store.list(run_key(one))]
+        run = _run(store, name, entries, report)
+        use = run.in_use or ("" if run.record == known[name] else "somebody went on with it")
+        if use:
+            return use if name == run_id else f"of sweep {name}: {use}"
+    return ""
+
+
+def signs_of(entries: Iterable[Entry]) -> frozenset[str]:
+    """By what of these objects one sees a run that begins, or that somebody goes on with.
+
+    A folder below runs/, and in it the claim of whoever drives it, which has a name of its own.
+    """
+    keys = [entry.key for entry in entries if entry.key.startswith("runs/")]
+    claims = {key for key in keys if key.split("/")[2:3] == ["claims"]}
+    return frozenset({"/".join(key.split("/")[:2]) for key in keys} | claims)
+
+
+def _in_use_with_their_sweeps(runs: Sequence[StoredRun]) -> Iterable[StoredRun]:
+    using = {
+        trial.run_id: f"of sweep {run.run_id}: {run.in_use}"
+        for run in runs
+        if run.in_use and run.record
+        for trial in run.record.trials
+    }
+    return (replace(run, in_use=run.in_use or using.get(run.run_id, "")) for run in runs)
 
 
 def _sorted(entries: Iterable[Entry]) -> _Sorted:
@@ -154,19 +191,24 @@ def _run(
     record = recorded_run(store, run_id) if "run.json" in own else None
     # Whoever goes on with a run writes its record anew.
     pruned = bool(record) and PRUNED in own and own[PRUNED].modified >= own["run.json"].modified
-    claims = [entry.modified for name, entry in own.items() if name.startswith("claims/")]
-    if claims and now() - max(claims) < _CLAIMED:
+    claims = [entry for name, entry in own.items() if name.startswith("claims/")]
+    if any(now() - one.modified < _CLAIMED and not _is_withdrawn(store, one) for one in claims):
         return StoredRun(run_id, rest, record, "driven by somebody", True, pruned)
     noted = any(name.startswith("intents/") for name in own)
     for one in Intents.load(store, run_id).entries() if noted else ():
         if one.open and not _seen_gone(one, run_id, report):
             what = f"its {one.intent.kind} {one.intent.label} is not proven gone"
             return StoredRun(run_id, rest, record, what, False, pruned)
-    if record and record.state == "running":
+    if record and record.state == "running" and not pruned:
         heard = max(entry.modified for entry in entries)
         use = _use_of(store, record, heard)
         return StoredRun(run_id, rest, record, use, use == _RUNNING, pruned)
     return StoredRun(run_id, rest, record, pruned=pruned)
+
+
+def _is_withdrawn(store: Store, entry: Entry) -> bool:
+    claim = store.read_whole(entry.key, Claim)
+    return claim is not None and claim.withdrawn
 
 
 def _use_of(store: Store, record: RunRecord, heard: datetime) -> str:

@@ -14,11 +14,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from infra.claims import Hold
 from infra.failure import Cause, Failure
 from infra.leftovers import UNFINISHED_AFTER, clear_leftovers
 from infra.protocol import now, run_key
 from infra.stores import Entry, Store
-from pipeline.holdings import DataKind, Holdings, StoredData, StoredRun, in_use, survey
+from pipeline.holdings import (
+    DataKind,
+    Holdings,
+    StoredData,
+    StoredRun,
+    in_use,
+    signs_of,
+    survey,
+)
 from pipeline.pruned import PRUNED, Pruned
 
 # Who needs no run's record, such as an evaluation, writes and reads for less than this.
@@ -84,9 +93,7 @@ def _runs_that_stay(held: Holdings, terms: Terms) -> tuple[dict[str, str], list[
     """By their ids, and why; and those of which all stays that they were made from."""
     champion = held.history.champion
     former = {one.checkpoint.run_id for one in held.history.decisions if one.kind == "promoted"}
-    sweeps = {
-        trial.run_id: run.run_id for run in held.runs if run.record for trial in run.record.trials
-    }
+    sweeps = held.sweeps
     # What left nothing but records, as a run to which nothing had changed, pushes no other out; a
     # sweep is one, however many settings it tried.
     whole = [
@@ -221,22 +228,29 @@ def prune(
         if item.kind != "run":
             continue
         _must_be_same_champions(store, held)
-        if why := in_use(store, item.name):
+        if why := in_use(store, item.name, held):
             say(f"run {item.name} stays: {why}")
             continue
-        store.write(run_key(item.name, PRUNED), Pruned(time=now(), why=item.why))
-        _delete(store, item)
+        try:
+            with Hold(store, item.name, say=say):  # until it is gone nobody else goes on with it
+                store.write(run_key(item.name, PRUNED), Pruned(time=now(), why=item.why))
+                _delete(store, item)
+        except Failure as failure:
+            if failure.cause is not Cause.CLAIMED:
+                raise
+            say(f"run {item.name} stays: {failure}")
+            continue
         gone.append(item)
     # Somebody may have begun meanwhile, and need what nobody needed before.
     planned = {(item.kind, item.name) for item in plan.items}
     held = survey(store)
-    known = {*held.folders}
     for item in decide(held, terms).items:
         if item.kind in ("run", "leftover") or (item.kind, item.name) not in planned:
             continue
         _must_be_same_champions(store, held)
-        if begun := {*store.folders("runs")} - known:
-            say(f"run {min(begun)} has begun, and may need the rest: prune again when it has ended")
+        if begun := signs_of(store.list("runs")) - held.signs:
+            run_id = min(begun).split("/")[1]
+            say(f"run {run_id} is at work by now, and may need the rest: prune again afterwards")
             return tuple(gone)
         _delete(store, item)
         gone.append(item)

@@ -67,16 +67,17 @@ def prune(
     except Failure as failure:
         refusal = failure
     gone: tuple[Item, ...] = ()
+    cleared: list[caches.Cached] = []
     if delete:
         if refusal:
             raise refusal
         gone = pruning.prune(where, plan, held, terms, say=_say)
-        for copy in copies:
-            caches.clear(copy)
+        if copies:  # of a run that somebody may have gone on with meanwhile
+            cleared = caches.clear(copies, home(), survey(where))
     if json:
-        print(to_json(_as_dict(plan, copies, gone, refusal, deletes=delete)).decode())
+        print(to_json(_as_dict(plan, copies, gone, cleared, refusal, deletes=delete)).decode())
     elif delete:
-        print(f"{len(gone) + len(copies)} deleted.")
+        print(f"{len(gone) + len(cleared)} deleted.")
     elif refusal:
         print(f"With --delete it would be refused: {refusal}")
     elif plan.items or copies:
@@ -93,6 +94,7 @@ def _as_dict(
     plan: "Plan",
     copies: "list[Cached]",
     gone: "tuple[Item, ...]",
+    cleared: "list[Cached]",
     refusal: Failure | None,
     *,
     deletes: bool,
@@ -109,7 +111,7 @@ def _as_dict(
     return {
         "deletes": deletes,
         "items": items,
-        "local": [asdict(copy) | {"deleted": deletes} for copy in copies],
+        "local": [asdict(copy) | {"deleted": copy in cleared} for copy in copies],
         "bytes": sum(item.size for item in plan.items) + sum(copy.size for copy in copies),
         "stays": plan.stays,
         "left_alone": plan.left_alone,

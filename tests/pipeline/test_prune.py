@@ -1,59 +1,20 @@
 """What a prune takes from a store, and what it must leave."""
 
-from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 import pytest
 
-from infra.claims import Claim
 from infra.failure import Cause, Failure
-from infra.intents import Intent, Intents
-from infra.protocol import Heartbeat, Result, now
-from infra.provider import Kind, Thing
-from infra.reaper import ReaperReport
 from infra.stores import Store
 from pipeline.holdings import survey
-from pipeline.pruning import Plan, Terms, decide, must_not_be_too_much, prune
-from stored import (
-    keys,
-    make_older,
-    put_archive,
-    put_dataset,
-    put_decision,
-    put_run,
-)
-
-RECORDS = {"run.json", "receipt.json", "pruned.json"}
-NONE = Terms(keep=0)
-
-
-def plan_of(store: Store, terms: Terms = NONE) -> Plan:
-    return decide(survey(store), terms)
-
-
-def pruned(store: Store, terms: Terms = NONE) -> set[tuple[str, str]]:
-    """Do it; returns what has gone."""
-    held = survey(store)
-    return {(i.kind, i.name) for i in prune(store, decide(held, terms), held, terms)}
-
-
-def left_of(store: Store, run_id: str) -> set[str]:
-    return {key.removeprefix(f"runs/{run_id}/") for key in keys(store, f"runs/{run_id}")}
-
-
-def is_whole(store: Store, run_id: str) -> bool:
-    return "checkpoints/00000009/checkpoint.pt" in left_of(store, run_id)
+from pipeline.pruning import Terms, decide, must_not_be_too_much
+from pruned import NONE, RECORDS, is_whole, left_of, plan_of, pruned, three_old_runs
+from stored import keys, make_older, put_archive, put_dataset, put_decision, put_run
 
 
 @pytest.fixture
 def old(store: Store) -> Store:
-    """Three runs, each with a dataset of its own from an archive of its own; `c` is the newest."""
-    for days, name in ((30, "a"), (20, "b"), (10, "c")):
-        put_archive(store, name)
-        put_dataset(store, f"d{name}", name)
-        put_run(store, f"run-{name}", days=days, dataset=f"d{name}", archives=name)
-    make_older(store, 8)
-    return store
+    return three_old_runs(store)
 
 
 def test_old_runs_go_with_their_data_and_leave_their_records(old: Store) -> None:
@@ -128,209 +89,6 @@ def test_a_damaged_decision_ends_it_all(old: Store) -> None:
     with pytest.raises(Failure, match="champions/000001-run-a") as caught:
         plan_of(old)
     assert caught.value.cause is Cause.CORRUPT
-
-
-def _runs(store: Store) -> None:
-    put_run(store, "run-a", days=0.1, dataset="da", state="running")
-
-
-def _beats(store: Store) -> None:
-    put_run(store, "run-a", dataset="da", state="running")
-    beat = Heartbeat(time=now(), state="running")
-    store.write("runs/run-a/heartbeat.json", beat)
-
-
-def _is_trained(store: Store) -> None:
-    put_run(store, "run-a", dataset="da", state="running")
-    then = now() - timedelta(days=30)
-    result = Result(exit_code=0, cause=None, message="", started=then, ended=then)
-    store.write("runs/run-a/result.json", result)
-
-
-def _is_silent_since_days(store: Store) -> None:
-    put_run(store, "run-a", dataset="da", state="running")
-    make_older(store, 5)
-
-
-def _is_claimed(store: Store) -> None:
-    claim = Claim(owner="me", where="here", time=now(), rank=1)
-    store.write("runs/run-a/claims/me.json", claim)
-
-
-def _rents(store: Store) -> None:
-    intents = Intents(store, "run-a")
-    then = now() - timedelta(days=20)
-    intent = Intent(kind=Kind.INSTANCE, label="voc-train-run-a-t1", time=then, until=then)
-    intents.intend(intent)
-    thing = Thing(kind=Kind.INSTANCE, id=7, label=intent.label, created=then)
-    intents.created(intent, thing)
-
-
-@pytest.mark.parametrize(
-    ("happens", "why"),
-    [
-        (_runs, "running"),
-        (_beats, "running"),
-        (_is_trained, "trained, and not yet scored"),
-        (_is_silent_since_days, "silent for less than a week"),
-        (_is_claimed, "driven by somebody"),
-        (_rents, "instance voc-train-run-a-t1 is not proven gone"),
-    ],
-)
-@pytest.mark.parametrize("late", [False, True], ids=["before", "meanwhile"])
-def test_what_somebody_works_on_stays_with_its_data(
-    old: Store, happens: Callable[[Store], None], why: str, late: bool
-) -> None:
-    if not late:
-        happens(old)
-    held = survey(old)
-    plan = decide(held, NONE)
-    if late:  # between the look and the deletion
-        happens(old)
-    else:
-        assert why in plan.stays["run-a"]
-
-    said: list[str] = []
-    prune(old, plan, held, NONE, said.append)
-
-    assert is_whole(old, "run-a")
-    assert len(keys(old, "datasets/da")) == 4
-    assert f"archives/{'a' * 64}.tar" in keys(old)
-    assert not is_whole(old, "run-b")
-    assert len(keys(old, "datasets/db")) == 0
-    if late:
-        assert why in " ".join(said)
-
-
-def test_a_run_that_is_silent_for_long_goes(old: Store) -> None:
-    put_run(old, "run-a", dataset="da", state="running")
-    make_older(old, 8)
-    pruned(old)
-    assert not is_whole(old, "run-a")
-
-
-def test_what_a_reaper_saw_gone_after_its_lease_keeps_no_run(old: Store) -> None:
-    _rents(old)
-    assert "run-a" in plan_of(old).stays
-    soon = now() - timedelta(days=19.5)  # when what was never answered for may still come
-    old.write("reaper.json", ReaperReport(time=soon, deletes=True))
-    assert "run-a" in plan_of(old).stays
-    old.write("reaper.json", ReaperReport(time=now(), deletes=False))
-    assert "run-a" in plan_of(old).stays
-    old.write("reaper.json", ReaperReport(time=now(), deletes=True))
-    assert "run-a" not in plan_of(old).stays
-
-
-def test_while_a_run_prepares_no_data_goes(old: Store) -> None:
-    put_run(old, "run-d", days=0.01, state="running")
-    said = plan_of(old).left_alone["runs/run-d/"]
-    assert "is at work, and has not noted yet what it needs" in said
-    pruned(old)
-    assert not is_whole(old, "run-a")
-    assert len(keys(old, "datasets/da")) == 4
-    assert len(keys(old, "archives")) == 9
-
-
-def test_a_run_that_died_while_it_prepared_keeps_no_data(old: Store) -> None:
-    put_run(old, "run-d", days=3, state="running")
-    make_older(old, 3, but="run-a")
-    assert plan_of(old).stays == {"run-d": "silent for less than a week"}
-    pruned(old)
-    assert len(keys(old, "datasets/da")) == 0
-
-
-def test_a_run_that_begins_meanwhile_keeps_the_data(old: Store) -> None:
-    held = survey(old)
-    plan = decide(held, NONE)
-    put_run(old, "run-d", days=0, dataset="da", state="running")
-    prune(old, plan, held, NONE)
-    assert len(keys(old, "datasets/da")) == 4
-    assert len(keys(old, "datasets/db")) == 0
-
-
-class Eventful(Store):
-    """A store in which something happens right before the deletion of an object."""
-
-    at = ""
-    happens: Callable[[], object]
-
-    def delete_many(self, keys: Iterable[str]) -> None:
-        keys = list(keys)
-        if self.at and any(self.at in key for key in keys):
-            self.at = ""
-            self.happens()
-        super().delete_many(keys)
-
-
-def test_a_run_that_begins_on_the_way_keeps_what_is_left(old: Store) -> None:
-    store = Eventful.open(old.url)
-    assert isinstance(store, Eventful)
-    store.at, store.happens = "datasets/da/", lambda: put_run(old, "run-d", days=0, state="running")
-    held = survey(store)
-    said: list[str] = []
-    prune(store, decide(held, NONE), held, NONE, said.append)
-    assert "run run-d has begun" in said[0]
-    assert len(keys(old, "archives")) == 9
-    assert len([key for key in keys(old, "datasets") if key.endswith("manifest.json")]) == 2
-
-
-def test_a_champion_that_is_made_on_the_way_stays(old: Store) -> None:
-    store = Eventful.open(old.url)
-    assert isinstance(store, Eventful)
-    store.at, store.happens = "run-c/checkpoints", lambda: put_decision(old, 1, "run-a", "da")
-    held = survey(store)
-    with pytest.raises(Failure, match="A champion was decided on meanwhile"):
-        prune(store, decide(held, NONE), held, NONE)
-    assert is_whole(old, "run-a")
-    assert len(keys(old, "datasets/da")) == 4
-
-
-@pytest.mark.parametrize(
-    "at",
-    [
-        *("000009/manifest.json", "000009/checkpoint.pt", "da/manifest.json", "da/index"),
-        *("da/shards", "urls/a.json", "a.index.jsonl", "a.tar", "splits/da.json"),
-    ],
-)
-def test_one_that_is_killed_leaves_nothing_that_looks_whole_and_goes_on(
-    old: Store, at: str
-) -> None:
-    store = Eventful.open(old.url)
-    assert isinstance(store, Eventful)
-
-    def die() -> None:
-        raise KeyboardInterrupt
-
-    store.at, store.happens = at, die
-    held = survey(store)
-    with pytest.raises(KeyboardInterrupt):
-        prune(store, decide(held, NONE), held, NONE)
-
-    there = keys(old)
-    for key in there:
-        if key.endswith("/manifest.json"):
-            assert (
-                key.replace("manifest.json", "checkpoint.pt") in there
-                or {
-                    key.replace("manifest.json", name)
-                    for name in ("index.jsonl", "shards/00000.tar")
-                }
-                <= there
-            )
-        if key.startswith("archives/urls/"):
-            sha256 = key[-6] * 64
-            assert {f"archives/{sha256}.tar", f"archives/{sha256}.index.jsonl"} <= there
-    # What was begun does not count as one of the last that stay, nor as young.
-    pruned(old, Terms(keep=3, older_than=timedelta(days=15)) if "000009" in at else NONE)
-    begun = {key for key in keys(old) if "run-c" in key} if "000009" in at else keys(old)
-    assert {key.rsplit("/", 1)[-1] for key in begun} == RECORDS
-
-
-def test_a_pruned_run_that_somebody_goes_on_with_counts_again(old: Store) -> None:
-    pruned(old)
-    put_run(old, "run-a", days=30, dataset="da", archives="a")
-    assert pruned(old, Terms(keep=1)) == set()
-    assert is_whole(old, "run-a")
 
 
 def test_what_left_only_records_pushes_no_other_out(old: Store) -> None:

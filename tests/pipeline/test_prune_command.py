@@ -82,12 +82,21 @@ def test_this_computers_copies_go_but_no_checkpoint_and_nothing_that_is_in_use(
         if path.name != "young.tar":
             os.utime(path, (then, then))
 
+    # Of what a run reads that has not noted it yet, nobody knows.
+    put_run(store, "run-c", days=0.01, state="running")
+    assert {one.path.name for one in copies(home, survey(store))} == {"run-b"}
+    put_run(store, "run-c", days=0.01, state="running", dataset="other")
     found = list(copies(home, survey(store)))
     assert {one.path.relative_to(home).as_posix(): one.size for one in found} == {
         "spool/aa.tar": 5,
         "datasets/unused": 5,
         "jobs/run-b": 5,
     }
-    for one in found:
-        clear(one)
+    # Somebody goes on with a sweep meanwhile, of which the job was.
+    trial = {"run_id": "run-b", "settings": {"lr": "1"}}
+    put_run(store, "run-c", days=0.01, state="running", dataset="unused", trials=[trial])
+    gone = clear(found, home, survey(store))
+    assert {one.path.name for one in gone} == {"aa.tar"}
+    put_run(store, "run-c", days=0.01)
+    assert clear(found, home, survey(store)) == [one for one in found if one not in gone]
     assert list(copies(home, survey(store))) == []
