@@ -21,7 +21,7 @@ from infra.reaper import ReaperReport
 from infra.simulator import Simulator
 from infra.stores import Store
 from servers.rgw import RGW
-from servers.web import serving
+from servers.web import Served
 from small_disk import Disk
 
 Look = Callable[..., dict[str, Finding]]
@@ -231,8 +231,8 @@ class _Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with serving(_Answers) as http:
-        yield f"http://{http}"
+    with Served(_Answers) as http:
+        yield http.url
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 import io
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from model import photos
 from model.errors import InputError
 from model.photos import Photos, read_photo
+from servers.web import Served
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
 
@@ -39,12 +39,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    with Served(Handler) as running:
+        yield running.url
 
 
 def test_an_answer_of_unknown_length_is_read_to_its_end(server: str, tmp_path: Path) -> None:

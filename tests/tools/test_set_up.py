@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from servers.requirements import require
-from servers.web import serving
+from servers.web import Served
 
 _REPOSITORY = Path(__file__).parents[2]
 _PYTHON = f'exec {sys.executable} "$@"'
@@ -105,8 +105,8 @@ def small_project(checkout: Path) -> Path:
 def web_index(small_project: Path) -> Iterator[str]:
     """The same index on the web: its host, port and path."""
     handler = partial(SimpleHTTPRequestHandler, directory=small_project)
-    with serving(handler) as server:
-        yield f"{server}/index"
+    with Served(handler) as server:
+        yield f"{server.host}/index"
 
 
 def _free_gigabytes(checkout: Path, free: int) -> None:

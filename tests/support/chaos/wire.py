@@ -5,17 +5,19 @@ import json
 import re
 import select
 import socket
-import socketserver
 import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from socketserver import StreamRequestHandler
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from servers.certificates import Certificates
+from servers.web import Served
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
 _AT_MOST = 2  # of acts with the same name: a third look at the same thing is as the second
@@ -80,28 +82,7 @@ class Switchboard:
             return self._harm
 
 
-class _Served:
-    """A server with a thread of its own, between entering and leaving."""
-
-    _server: socketserver.TCPServer
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-class Proxy(_Served):
+class Proxy(Served):
     """Passes requests on to one server; `name` says whose they are, None for nobody's business."""
 
     def __init__(
@@ -111,28 +92,15 @@ class Proxy(_Served):
         place: str,
         name: Callable[[str, str, Any], tuple[str, str] | None],
         *,
-        served: ssl.SSLContext | None = None,
+        certificates: Certificates | None = None,
         trusted: ssl.SSLContext | None = None,
     ) -> None:
+        super().__init__(_handler(self, board, place, name), certificates)
         self.away = threading.Event()  # no connection comes through while it is set
         self.refuses: int | None = None  # a status for everybody, while it is set
         self.done: list[tuple[str, str]] = []  # method and path of what was done, in order
         self._upstream = urlsplit(upstream)
         self._trusted = trusted
-        self._closing = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _handler(self, board, place, name))
-        self._server.context = served
-        scheme = "https" if served else "http"
-        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closing.set()
-        super().__exit__(kind, error, trace)
 
     def connect(self) -> HTTPConnection:
         """A connection to the server behind it."""
@@ -142,24 +110,9 @@ class Proxy(_Served):
 
     def wait_for_hang_up(self, client: socket.socket) -> None:
         """Say nothing until whoever asked has given up."""
-        while not self._closing.is_set():
+        while not self.closing.is_set():
             if select.select([client], [], [], 0.05)[0]:
                 return
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    context: ssl.SSLContext | None = None
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        # In the thread of the connection: a handshake must keep no other one waiting.
-        if self.context:
-            request = self.context.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that are killed break their lines."""
 
 
 def _handler(
@@ -259,11 +212,11 @@ def _refusal(place: str, status: int) -> bytes:
     return f"<Error><Code>{code}</Code><Message>Trouble</Message></Error>".encode()
 
 
-class Marks(_Served):
+class Marks(Served):
     """Where a controller reports what is no request, and hears whether it may do it."""
 
     def __init__(self, board: Switchboard) -> None:
-        class Handler(socketserver.StreamRequestHandler):
+        class Handler(StreamRequestHandler):
             def handle(self) -> None:
                 harm = NOTHING
                 for line in self.rfile:
@@ -275,10 +228,7 @@ class Marks(_Served):
                         harm.after()
                     self.wfile.write(b"raise\n" if harm.raises and when == "before" else b"go\n")
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
-        self.port: int = self._server.server_address[1]
+        super().__init__(Handler)
 
 
 def plain(text: str) -> str:

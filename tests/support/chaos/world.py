@@ -64,8 +64,6 @@ class World:
         self.computers = Computers(self.folder)
         rgw = stack.enter_context(RGW(_made(self.folder / "rgw")))
         certificates = issue(_made(self.folder / "certificates"))
-        served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        served.load_cert_chain(certificates.certificate, certificates.key)
         self._s3 = rgw.client()
         rgw.create_bucket(_BUCKET)
         gateway = rgw.gateway()
@@ -78,7 +76,7 @@ class World:
                 self.board,
                 "store",
                 self._store_act,
-                served=served,
+                certificates=certificates,
                 trusted=trusted,
             )
         )

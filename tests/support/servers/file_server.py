@@ -5,16 +5,14 @@ too. What it counts shows what a client really fetched.
 """
 
 import re
-import ssl
-import threading
 from base64 import b64encode
 from collections.abc import Callable
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import NamedTuple, Self
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
 
 from servers.certificates import Certificates
+from servers.web import Served
 
 _PIECE = 64 << 10  # bytes
 
@@ -27,7 +25,7 @@ class Request(NamedTuple):
     status: int
 
 
-class FileServer:
+class FileServer(Served):
     """`with FileServer() as server`; put bytes into `files` by path, such as "/voc.tar".
 
     The switches may be changed between requests. `cuts`: after how many bytes of the body to
@@ -37,6 +35,7 @@ class FileServer:
     """
 
     def __init__(self, certificates: Certificates | None = None) -> None:
+        super().__init__(type("Bound", (_Handler,), {"at": self}), certificates)
         self.files: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.bytes_served = 0
@@ -52,32 +51,6 @@ class FileServer:
         self.password: str | None = None
         self.redirects: dict[str, str] = {}
         self.after_request: Callable[[], object] = lambda: None
-        self.ended = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"at": self}))
-        self._http.daemon_threads = True
-        scheme = "http"
-        if certificates is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificates.certificate, certificates.key)
-            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-            scheme = "https"
-        self.url = f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.ended.set()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -153,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         cut = self.at.cuts.pop(0) if self.at.cuts else len(body)
         for position in range(0, min(cut, len(body)), _PIECE):
             if self.at.pause_at is not None and position >= self.at.pause_at:
-                self.at.ended.wait()
+                self.at.closing.wait()
                 return
             piece = body[position : min(position + _PIECE, cut)]
             self.at.bytes_served += len(piece)  # before whoever reads it can look

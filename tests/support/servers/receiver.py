@@ -1,17 +1,15 @@
 """A service that takes messages, on loopback; Apprise reaches it by `json://`."""
 
 import json
-import threading
 from http.server import BaseHTTPRequestHandler
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from servers.web import serving
+from servers.web import Served
 
 CANARY = "canary-hook-key"  # in the URL, as secrets are in those of real services
 
 
-class Receiver:
+class Receiver(Served):
     """Keeps what it gets between `with Receiver() as receiver` and the end of the block.
 
     url: for VOC_TRAIN_NOTIFY. messages: title, message and type of each. `status` is what it
@@ -22,14 +20,13 @@ class Receiver:
         self.messages: list[dict[str, Any]] = []
         self.status = 200
         self.mute = False
-        self._ended = threading.Event()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if receiver.mute:
-                    receiver._ended.wait()
+                    receiver.closing.wait()
                     return
                 receiver.messages.append(json.loads(body))
                 self.send_response(receiver.status)
@@ -38,20 +35,11 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Nothing."""
 
-        self._serving = serving(Handler)
+        super().__init__(Handler)
 
-    def __enter__(self) -> Self:
-        self.url = f"json://{self._serving.__enter__()}/{CANARY}"
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._serving.__exit__(kind, error, traceback)
+    @property
+    def url(self) -> str:
+        return f"json://{self.host}/{CANARY}"
 
     @property
     def titles(self) -> list[str]:

@@ -1,15 +1,13 @@
 """An HTTP server on this computer that answers as it was told, and remembers what it was asked."""
 
 import json
-import ssl
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from servers.certificates import Certificates
+from servers.web import Served
 
 
 @dataclass(frozen=True)
@@ -49,49 +47,23 @@ class Request:
         return json.loads(self.headers.get("X-Filter", "null"))
 
 
-class ScriptedServer:
+class ScriptedServer(Served):
     """`replies[method, path]` are given in turn, the last one again and again."""
 
     def __init__(self, certificates: Certificates | None = None) -> None:
+        super().__init__(self._handler(), certificates)
         self.replies: dict[tuple[str, str], list[Reply]] = {}
         self.requests: list[Request] = []
-        self._closing = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._scheme = "https" if certificates else "http"
-        if certificates:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(certificates.certificate, certificates.key)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}/v4"
+        return f"{super().url}/v4"
 
     def on(self, method: str, path: str, *replies: Reply) -> None:
         self.replies[method, path] = list(replies)
 
     def asked(self, method: str, path: str) -> list[Request]:
         return [r for r in self.requests if (r.method, r.path) == (method, path)]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def _reply_to(self, request: Request) -> Reply:
         self.requests.append(request)
@@ -117,7 +89,7 @@ class ScriptedServer:
                     )
                 )
                 if reply.silent:
-                    server._closing.wait(30)
+                    server.closing.wait(30)
                     return
                 body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
                 data = body.encode()

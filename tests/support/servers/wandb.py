@@ -12,10 +12,12 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
+
+from servers.web import Served
 
 KEY = "0123456789" * 4  # of the form of a key, and nobody's
 ENTITY = "somebody"
@@ -66,23 +68,17 @@ class Version:
     committed: bool = False
 
 
-class WandbServer:
+class WandbServer(Served):
     """Answers, refuses and keeps; ask it what it has."""
 
     def __init__(self) -> None:
+        super().__init__(_handler(self))
         self.runs: dict[str, Bucket] = {}
         self.artifacts: dict[str, list[Version]] = {}
         self.refused = 0
         self.faults: list[str] = []  # what this server could not do, or must not be asked
         self._refusals: list[tuple[str, int, int]] = []
-        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._lock = threading.Lock()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(
         self,
@@ -90,9 +86,7 @@ class WandbServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__exit__(kind, error, trace)
         assert not self.faults, self.faults
 
     def refuse(self, part: str, status: int, times: int) -> None:
@@ -313,13 +307,6 @@ def _bucket(run: Bucket) -> dict[str, Any]:
         "project": {"id": "P", "name": run.project, "entity": {"id": "E", "name": ENTITY}},
         "user": {"name": ENTITY, "username": ENTITY},
     }
-
-
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        """The library leaves connections open until its process ends, and then breaks them."""
 
 
 def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
