@@ -35,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if name.startswith(_PERSONAL):
             patch.delenv(name)
     _set_home(patch, Path(home.name))
+    # One folder for all processes of a session: xdist's get the environment of who starts them.
+    patch.setenv("TESTS_HOME", os.environ.get("TESTS_HOME", home.name))
     patch.setenv("PREFECT_HOME", f"{home.name}/prefect")
     patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     patch.setenv("MPLCONFIGDIR", f"{home.name}/matplotlib")

@@ -7,6 +7,7 @@ import pytest
 
 from archives import TAR
 from begun import Begin, beginning
+from commands import VocTrain, in_this_process
 from infra.stores import Store
 from servers.file_server import FileServer
 from servers.prefect import PrefectServer
@@ -36,7 +37,7 @@ def begin() -> Iterator[Begin]:
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server, one for all tests that do nothing to it."""
-    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), bare=True) as server:
         yield server
 
 
@@ -70,6 +71,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     checkpoint.save(folder, description, {"net": build_net(recipe, len(VOC_CLASSES)).state_dict()})
     return folder / "00000001" / checkpoint.BLOB
+
+
+@pytest.fixture
+def voc_train(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[VocTrain]:
+    """The command line, in this process."""
+    yield from in_this_process(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="module")
+def flow_server() -> Iterator[None]:
+    """A Prefect server for what runs in this process: without it, each run starts its own."""
+    from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+    from pipeline.temporary_server import prefect_server
+
+    # What Prefect logs would be sent when the server is gone.
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}), prefect_server():
+        yield
 
 
 @pytest.fixture

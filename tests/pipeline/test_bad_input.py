@@ -9,56 +9,30 @@ import io
 import json
 import os
 import re
-import signal
 import struct
 import subprocess
-import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from commands import COMMAND, Said, VocTrain
 from devkit import HEIGHT, WIDTH, devkit, encoded, entry, jpeg, mask_of, palette_png, raw_png
 from model.palette import colourise
-from pipeline.cli import main
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from servers.file_server import FileServer
 from small_disk import Disk
 
-COMMAND = Path(sys.executable).with_name("voc-train")
 PHOTO = "VOCdevkit/VOC2012/JPEGImages/two.jpg"
 MASK = "VOCdevkit/VOC2012/SegmentationClass/two.png"
 SHOWN = re.compile(r"(extract|separate|build-dataset) (…|(done|reused) in \d+\.\d s: .+)")
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def voc_train(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Said]]:
-    """The command line, in this process."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def voc_train(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["voc-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Said(int(left.value.code or 0), *capfd.readouterr())
-
-    yield voc_train
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def evaluate(weights: Path, voc_train: Callable[..., Said], tmp_path: Path) -> Callable[..., Said]:
+def evaluate(weights: Path, voc_train: VocTrain, tmp_path: Path) -> VocTrain:
     """Score archives: extract, separate and build-dataset, and a net that is soon done."""
 
     def evaluate(*archives: object, store: object = tmp_path / "store", **options: str) -> Said:
@@ -187,7 +161,7 @@ BAD: dict[str, tuple[Callable[[Path], bytes], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_archive_is_refused(case: str, evaluate: Callable[..., Said], tmp_path: Path) -> None:
+def test_a_bad_archive_is_refused(case: str, evaluate: VocTrain, tmp_path: Path) -> None:
     write, fragments = BAD[case]
     (tmp_path / "kit").mkdir()
     path = tmp_path / "bad.tar"
@@ -200,7 +174,7 @@ def test_a_bad_archive_is_refused(case: str, evaluate: Callable[..., Said], tmp_
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["tar", "tar.gz"])
 def test_a_good_archive_is_scored_afterwards(
-    evaluate: Callable[..., Said], tmp_path: Path, pack: Callable[[bytes], bytes]
+    evaluate: VocTrain, tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     """The same URL, the same store: what was refused stands in nobody's way."""
     path = tmp_path / "voc.tar"
@@ -214,7 +188,7 @@ def test_a_good_archive_is_scored_afterwards(
     assert len(manifests(tmp_path / "store")) == 1
 
 
-def test_a_wrong_checksum_is_refused(evaluate: Callable[..., Said], tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_refused(evaluate: VocTrain, tmp_path: Path) -> None:
     path = devkit(tmp_path / "voc.tar")
     assert_refused(evaluate(f"{path}#sha256={'0' * 64}"), "voc.tar", "wrong checksum")
     assert_refused(evaluate(f"{path}#sha256=12"), "voc.tar", "is not 64 hexadecimal digits")
@@ -229,7 +203,7 @@ def test_a_wrong_checksum_is_refused(evaluate: Callable[..., Said], tmp_path: Pa
     ],
 )
 def test_what_is_over_a_limit_is_refused(
-    evaluate: Callable[..., Said], tmp_path: Path, limit: str, said: str
+    evaluate: VocTrain, tmp_path: Path, limit: str, said: str
 ) -> None:
     path = tmp_path / "voc.tgz"
     path.write_bytes(gzip.compress(good(tmp_path)))
@@ -238,7 +212,7 @@ def test_what_is_over_a_limit_is_refused(
 
 
 def test_what_cannot_be_had_is_refused(
-    evaluate: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluate: VocTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FileServer() as server:
@@ -278,7 +252,7 @@ def test_what_cannot_be_had_is_refused(
 def test_a_bad_parameter_is_refused(
     arguments: tuple[str, ...],
     fragments: tuple[str, ...],
-    voc_train: Callable[..., Said],
+    voc_train: VocTrain,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -290,11 +264,11 @@ def test_a_bad_parameter_is_refused(
     assert "hunter2" not in said.err
 
 
-def test_no_archive_is_refused(voc_train: Callable[..., Said]) -> None:
+def test_no_archive_is_refused(voc_train: VocTrain) -> None:
     assert_refused(voc_train("run", "local"), "Name at least one --archive")
 
 
-def test_a_store_that_is_a_file_is_refused(evaluate: Callable[..., Said], tmp_path: Path) -> None:
+def test_a_store_that_is_a_file_is_refused(evaluate: VocTrain, tmp_path: Path) -> None:
     archive, file = devkit(tmp_path / "voc.tar"), tmp_path / "file"
     file.write_bytes(b"mine")
     for store in (file, file / "below"):
@@ -312,9 +286,7 @@ def two_megabytes(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_full_store_is_refused(
-    evaluate: Callable[..., Said], disk: Disk, two_megabytes: Path
-) -> None:
+def test_a_full_store_is_refused(evaluate: VocTrain, disk: Disk, two_megabytes: Path) -> None:
     store = disk.folder / "store"
     assert_refused(evaluate(two_megabytes, store=store), "The store is full", "Free some space")
     assert manifests(store) == []
@@ -324,7 +296,7 @@ def test_a_full_store_is_refused(
 
 
 def test_a_full_spool_is_refused(
-    evaluate: Callable[..., Said],
+    evaluate: VocTrain,
     disk: Disk,
     two_megabytes: Path,
     tmp_path: Path,
@@ -336,7 +308,7 @@ def test_a_full_spool_is_refused(
 
 
 def test_a_store_that_cannot_be_written_is_refused(
-    evaluate: Callable[..., Said], disk: Disk, tmp_path: Path
+    evaluate: VocTrain, disk: Disk, tmp_path: Path
 ) -> None:
     """Not even root writes to a file system that is mounted to be read."""
     archive = devkit(tmp_path / "voc.tar")
@@ -347,7 +319,7 @@ def test_a_store_that_cannot_be_written_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_store_without_rights_is_refused(evaluate: Callable[..., Said], tmp_path: Path) -> None:
+def test_a_store_without_rights_is_refused(evaluate: VocTrain, tmp_path: Path) -> None:
     store = tmp_path / "locked"
     store.mkdir(mode=0o555)
     assert_refused(evaluate(devkit(tmp_path / "voc.tar"), store=store), "No permission for")

@@ -4,14 +4,13 @@ import gzip
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from commands import VocTrain, in_this_process
+from commands import VocTrain
 from infra.failure import Cause, Failure
 from infra.protocol import run_key
 from infra.stores import Store
@@ -50,13 +49,6 @@ def trained(once: Trained, tmp_path: Path) -> Trained:
     assert there
     shutil.copytree(there, tmp_path / "store")
     return once._replace(store=Store.open(str(tmp_path / "store")))
-
-
-@pytest.fixture
-def voc_train(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[VocTrain]:
-    yield from in_this_process(monkeypatch, capfd)
 
 
 def states(found: Lineage) -> dict[str, str]:

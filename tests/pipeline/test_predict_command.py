@@ -1,42 +1,27 @@
 """`voc-train predict`: photos in, masks out that this package itself can read."""
 
 import json
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from commands import Said, VocTrain
+from commands import VocTrain
 from model.device import default_threads
 from model.images import encode_jpeg
-from pipeline.cli import main
 from pipeline.masks import read_mask
 from servers.file_server import FileServer
 from servers.rgw import RGW
 from tiny import labelled
 
 
-@pytest.fixture
-def voc_train(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[VocTrain]:
-    """The command line, in this process."""
-    before = {number: signal.getsignal(number) for number in (2, 15, 1)}
-    threads = torch.get_num_threads()
-
-    def voc_train(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["voc-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Said(int(left.value.code or 0), *capfd.readouterr())
-
-    yield voc_train
-    torch.set_num_threads(threads)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """As many as before: prediction sets how many there are."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

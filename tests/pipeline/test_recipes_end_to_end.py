@@ -1,30 +1,23 @@
 """Every recipe from an archive to masks, as a user types it; one Prefect server for all."""
 
-import contextvars
 import json
 import math
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-from commands import Said, VocTrain, home_store
+from commands import VocTrain, home_store
 from dozen import COUNTS, dozen, last_photo
 from folder_archives import binary, two_folders
 from model import checkpoint
 from model.dataset import Manifest
 from model.palette import voc_palette
 from model.recipes import RECIPES
-from pipeline.cli import main
 from pipeline.parameters import VOC_CLASSES
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
-from pipeline.temporary_server import prefect_server
 
 CLASSES = {
     "people-unet11": ("background", "person"),
@@ -38,30 +31,10 @@ SMALL = ("epochs=1", "batch_size=4", "width=4", "image_size=32", "min_miou=none"
 MAX_SIDE = ("--max-side", "64")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    # What Prefect logs would be sent when the server is gone.
-    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}), prefect_server():
-        yield
-
-
-@pytest.fixture
-def voc_train(
-    server: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[VocTrain]:
-    """The command line, in this process, which what it sets does not outlive."""
-    before = {number: signal.getsignal(number) for number in (2, 15, 1)}
+@pytest.fixture(autouse=True)
+def quiet(flow_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs report to one server, and Prefect logs nothing."""
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
-
-    def voc_train(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["voc-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            contextvars.copy_context().run(main)
-        return Said(int(left.value.code or 0), *capfd.readouterr())
-
-    yield voc_train
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def run(voc_train: VocTrain, archive: Path, recipe: str, *more: object) -> dict[str, Any]:

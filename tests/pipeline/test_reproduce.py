@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import COMMAND, VocTrain, in_this_process
+from commands import COMMAND, VocTrain
 from infra.failure import Cause, Failure
 from infra.protocol import JobSpec, run_key
 from infra.stores import Store
@@ -40,13 +39,6 @@ def kept(made: Trained) -> Path:
     path = made.store.local_path(key)
     assert path
     return path
-
-
-@pytest.fixture
-def voc_train(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[VocTrain]:
-    yield from in_this_process(monkeypatch, capfd)
 
 
 def manifest_of(store: Store, run_id: str, step: int) -> CheckpointManifest:

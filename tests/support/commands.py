@@ -1,5 +1,6 @@
 """What the tests of the commands share: how one is called, and what it said."""
 
+import contextvars
 import os
 import signal
 import sys
@@ -35,15 +36,19 @@ def home_store() -> Path:
 def in_this_process(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[VocTrain]:
-    """The command line without a process of its own; the body of a fixture."""
+    """The command line without a process of its own, which what it sets does not outlive.
+
+    The body of a fixture.
+    """
     from pipeline.cli import main
 
+    monkeypatch.setenv("COLUMNS", "80")
     before = {number: signal.getsignal(number) for number in (2, 15, 1)}
 
     def voc_train(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["voc-train", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
-            main()
+            contextvars.copy_context().run(main)
         return Said(int(left.value.code or 0), *capfd.readouterr())
 
     yield voc_train

@@ -1,18 +1,15 @@
 """A simulated account without machines, and the command line as it is typed against it."""
 
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from commands import COMMAND, Said, VocTrain
+from commands import COMMAND
 from infra.clock import Clock
 from infra.simulator import Simulator
-from pipeline.cli import main
 
 
 @pytest.fixture
@@ -47,24 +44,6 @@ def bucket(simulator: Simulator) -> str:
         headers={"Authorization": f"Bearer {simulator.token}"},
     ).raise_for_status()
     return "s3://photos/voc-train"
-
-
-@pytest.fixture
-def voc_train(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[VocTrain]:
-    """The command line, in this process."""
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def voc_train(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["voc-train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Said(int(left.value.code or 0), *capfd.readouterr())
-
-    yield voc_train
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

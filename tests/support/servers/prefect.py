@@ -1,6 +1,7 @@
 """A real Prefect server and a process worker on loopback, ended by their process ids."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 import httpx
 import psutil
+from filelock import FileLock
 
 POOL = "voc-train"
 _PREFECT = str(Path(sys.executable).with_name("prefect"))
@@ -39,6 +41,7 @@ class PrefectServer:
         }
 
     def __enter__(self) -> Self:
+        shutil.copytree(_new_database(), self._folder / "home")
         self._server = self._start_server()
         if not self._bare:
             self.run("work-pool", "create", POOL, "--type", "process")
@@ -166,6 +169,23 @@ class PrefectServer:
             time.sleep(0.2)
         logs = "\n".join(p.read_text()[-3000:] for p in sorted(self._folder.glob("*.log")))
         raise AssertionError(f"{what} did not come in {seconds:.0f} s:\n{logs}")
+
+
+def _new_database() -> Path:
+    """A home with nothing but that; one for all tests, since Prefect needs long to make it."""
+    home = Path(os.environ["TESTS_HOME"], "new-prefect")
+    with FileLock(f"{home}.lock"):
+        if not home.exists():
+            part = home.with_name("part-of-prefect")
+            subprocess.run(
+                [_PREFECT, "server", "database", "upgrade", "-y"],
+                env=os.environ | {"PREFECT_HOME": str(part)},
+                check=True,
+                capture_output=True,
+                timeout=400,
+            )
+            part.rename(home)
+    return home
 
 
 def kill(process: psutil.Process) -> None:
