@@ -35,13 +35,6 @@ def begin() -> Iterator[Begin]:
 
 
 @pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A Prefect server, one for all tests that do nothing to it."""
-    with PrefectServer(tmp_path_factory.mktemp("prefect"), bare=True) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few photos with masks."""
     from pipeline.sample_archive import write_sample_archive
@@ -81,15 +74,25 @@ def voc_train(
     yield from in_this_process(monkeypatch, capfd)
 
 
-@pytest.fixture(scope="module")
-def flow_server() -> Iterator[None]:
-    """A Prefect server for what runs in this process: without it, each run starts its own."""
-    from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server for every run that need not start its own."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), bare=True) as server:
+        yield server
 
-    from pipeline.temporary_server import prefect_server
 
-    # What Prefect logs would be sent when the server is gone.
-    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}), prefect_server():
+@pytest.fixture
+def flows(prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs in this process report to that server, and Prefect logs nothing."""
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
+
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    # What is logged would be sent when the server is gone.
+    with temporary_settings({PREFECT_API_URL: prefect.api, PREFECT_LOGGING_TO_API_ENABLED: False}):
         yield
 
 

@@ -337,7 +337,8 @@ def installed(*arguments: object, **environment: str) -> Said:
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-def test_a_run_with_a_bad_photo_ends_with_its_name(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("flows")
+def test_a_run_with_a_bad_photo_ends_with_its_name(tmp_path: Path, voc_train: VocTrain) -> None:
     """Through the whole flow; what Prefect says on the way is not shown."""
     write_sample_archive(tmp_path / "whole.tar", train=3, val=1, unlabelled=0, size=32)
     broken = io.BytesIO((tmp_path / "whole.tar").read_bytes())
@@ -346,7 +347,7 @@ def test_a_run_with_a_bad_photo_ends_with_its_name(tmp_path: Path) -> None:
     with broken.getbuffer() as data:
         data[photo.offset_data : photo.offset_data + photo.size] = bytes(photo.size)
     (tmp_path / "broken.tar").write_bytes(broken.getvalue())
-    said = installed(
+    said = voc_train(
         *("run", "local", "--archive", tmp_path / "broken.tar", "--recipe", "tiny"),
         *("--store", tmp_path / "store", "--classes", ",".join(SAMPLE_CLASSES), "--json"),
     )

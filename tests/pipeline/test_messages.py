@@ -1,7 +1,6 @@
 """Who is told how a run ended, and what."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import COMMAND
+from commands import COMMAND, VocTrain
 from infra.failure import Cause, Failure
 from infra.protocol import now
 from infra.provider import Kind
@@ -21,6 +20,7 @@ from pipeline.parameters import Parameters
 from pipeline.run import Outcome, Run, Trial, Unchanged
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from pipeline.sweeping import Trials
+from servers.prefect import PrefectServer
 from servers.receiver import CANARY, Receiver
 
 
@@ -32,24 +32,19 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         yield receiver
 
 
+@pytest.mark.usefixtures("flows")
 def test_a_decision_and_the_end_are_told_and_the_url_is_kept(
-    receiver: Receiver, tmp_path: Path, store: Store
+    receiver: Receiver, tmp_path: Path, store: Store, voc_train: VocTrain, prefect: PrefectServer
 ) -> None:
     archive = tmp_path / "shapes.tar"
     write_sample_archive(archive, train=6, val=3)
-    done = subprocess.run(
-        [
-            *(COMMAND, "run", "local", "--archive", archive, "--promote", "--json"),
-            *("--classes", ",".join(SAMPLE_CLASSES), "--recipe", "tiny", "--workers", "0"),
-            *("--set", "epochs=1", "--set", "min_miou=none", "--wandb", "disabled"),
-            *("--store", store.url),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
+    done = voc_train(
+        *("run", "local", "--archive", archive, "--promote", "--json"),
+        *("--classes", ",".join(SAMPLE_CLASSES), "--recipe", "tiny", "--workers", "0"),
+        *("--set", "epochs=1", "--set", "min_miou=none", "--wandb", "disabled"),
+        *("--store", store.url),
     )
-    outcome = json.loads(done.stdout)
+    outcome = json.loads(done.out)
     decided, ended = receiver.messages
     assert decided["title"] == f"voc-train: run {outcome['run_id']} was {outcome['decision']}"
     assert outcome["decision_said"] in decided["message"]
@@ -58,9 +53,12 @@ def test_a_decision_and_the_end_are_told_and_the_url_is_kept(
     )
     assert f"report      {outcome['report']}" in ended["message"]
 
-    assert CANARY not in done.stdout + done.stderr
-    for path in [*tmp_path.rglob("*"), *Path(os.environ["PREFECT_HOME"]).rglob("*")]:
-        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    assert CANARY not in done.out + done.err
+    known = Path(prefect.environment["PREFECT_HOME"])
+    kept = [path.read_bytes() for path in known.rglob("*") if path.is_file()]
+    assert outcome["run_id"].encode() in b"".join(kept)
+    kept += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [data for data in kept if CANARY.encode() in data]
 
 
 @pytest.fixture

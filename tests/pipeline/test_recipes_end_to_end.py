@@ -31,10 +31,7 @@ SMALL = ("epochs=1", "batch_size=4", "width=4", "image_size=32", "min_miou=none"
 MAX_SIDE = ("--max-side", "64")
 
 
-@pytest.fixture(autouse=True)
-def quiet(flow_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs report to one server, and Prefect logs nothing."""
-    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
+pytestmark = pytest.mark.usefixtures("flows")
 
 
 def run(voc_train: VocTrain, archive: Path, recipe: str, *more: object) -> dict[str, Any]:

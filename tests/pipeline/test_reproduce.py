@@ -1,13 +1,12 @@
 """`voc-train reproduce`: the same weights from the same inputs; what differs is named first."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import COMMAND, VocTrain
+from commands import VocTrain
 from infra.failure import Cause, Failure
 from infra.protocol import JobSpec, run_key
 from infra.stores import Store
@@ -48,13 +47,13 @@ def manifest_of(store: Store, run_id: str, step: int) -> CheckpointManifest:
     return manifest
 
 
-def test_a_step_inside_an_epoch_comes_out_the_same(made: Trained, archive: Path) -> None:
-    done = subprocess.run(
-        [COMMAND, "reproduce", kept(made), "--store", made.store.url, "--json"],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+@pytest.mark.usefixtures("flows")
+def test_a_step_inside_an_epoch_comes_out_the_same(
+    made: Trained, archive: Path, voc_train: VocTrain
+) -> None:
+    done = voc_train("reproduce", kept(made), "--store", made.store.url, "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out.splitlines()[-1])
     assert said["run_id"] != made.outcome.run_id
     first = manifest_of(made.store, made.outcome.run_id, _STEP)
     again = manifest_of(made.store, said["run_id"], _STEP)

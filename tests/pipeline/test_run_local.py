@@ -1,41 +1,41 @@
-"""`voc-train run local` from an archive to a checkpoint, without a server to start."""
+"""`voc-train run local` from an archive to a checkpoint."""
 
 import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from commands import COMMAND, Said, VocTrain
 from infra.stores import Store
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from servers.rgw import RGW
 
-_VOC_TRAIN = str(Path(sys.executable).with_name("voc-train"))
+Typed = Callable[..., Said]
 
 
-def voc_train(*arguments: str, home: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [_VOC_TRAIN, *arguments],
-        env=os.environ | {"VOC_TRAIN_HOME": str(home)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def typed(flows: None, voc_train: VocTrain, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """The command line in this process, and with a Prefect server that is there."""
+
+    def typed(*arguments: str, home: Path, code: int = 0) -> Said:
+        monkeypatch.setenv("VOC_TRAIN_HOME", str(home))
+        said = voc_train(*arguments)
+        assert said.code == code, said
+        assert "Traceback" not in said.err
+        return said
+
+    return typed
 
 
-def last_json(done: subprocess.CompletedProcess[str]) -> Any:
-    return json.loads(done.stdout.splitlines()[-1])
+def last_json(said: Said) -> Any:
+    return json.loads(said.out.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +50,28 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(archive: Path, home: Path, *more: str, code: int = 0) -> Any:
-    return voc_train(
+def command(archive: Path, *more: str) -> tuple[str, ...]:
+    return (
         *("run", "local", "--archive", str(archive), "--classes", ",".join(SAMPLE_CLASSES)),
         *("--recipe", "tiny", "--set", "epochs=2", "--wandb", "offline", "--workers", "0"),
         *("--json", *more),
-        home=home,
-        code=code,
     )
 
 
 @pytest.fixture(scope="module")
 def first(archive: Path, home: Path) -> Any:
-    return last_json(run(archive, home, "--set", "min_miou=none"))
+    """What the installed command says, which starts a Prefect server for itself."""
+    done = subprocess.run(
+        [COMMAND, *command(archive, "--set", "min_miou=none")],
+        env=os.environ | {"VOC_TRAIN_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_the_flow_ends_with_a_verified_checkpoint_and_a_report(first: Any, home: Path) -> None:
@@ -95,61 +104,63 @@ def test_no_photo_is_unpacked_and_a_local_archive_is_not_copied(
 
 
 def test_the_same_input_is_reused_and_gives_the_same_weights(
-    first: Any, archive: Path, home: Path
+    first: Any, archive: Path, home: Path, typed: Typed
 ) -> None:
-    again = last_json(run(archive, home, "--set", "min_miou=none"))
+    again = last_json(typed(*command(archive, "--set", "min_miou=none"), home=home))
     assert again["run_id"] != first["run_id"]
     assert again["reused"] == ["extract", "separate", "build-dataset"]
     assert again["weights_digest"] == first["weights_digest"]
 
 
 def test_a_changed_recipe_trains_anew_on_the_same_dataset(
-    first: Any, archive: Path, home: Path
+    first: Any, archive: Path, home: Path, typed: Typed
 ) -> None:
-    other = last_json(run(archive, home, "--set", "min_miou=none", "--set", "lr=1e-3"))
+    other = last_json(
+        typed(*command(archive, "--set", "min_miou=none", "--set", "lr=1e-3"), home=home)
+    )
     assert other["reused"] == ["extract", "separate", "build-dataset"]
     assert other["weights_digest"] != first["weights_digest"]
     assert len(list((home / "store" / "datasets").iterdir())) == 1
 
 
 def test_a_run_below_the_gate_fails_but_keeps_checkpoint_and_report(
-    first: Any, archive: Path, home: Path
+    first: Any, archive: Path, home: Path, typed: Typed
 ) -> None:
-    done = run(archive, home, "--set", "min_miou=0.99", code=1)
-    assert "0.99" in done.stderr
+    done = typed(*command(archive, "--set", "min_miou=0.99"), home=home, code=1)
+    assert "0.99" in done.err
     said = last_json(done)
     assert said["cause"] == "BELOW_GATE"
     assert str(home / "checkpoints" / said["run_id"] / "report.html") in said["message"]
-    assert said["message"] in done.stderr
-    records = json.loads(voc_train("status", "--json", home=home).stdout)
+    assert said["message"] in done.err
+    records = json.loads(typed("status", "--json", home=home).out)
     failed = [record for record in records if record["state"] == "failed"]
     assert [(r["run_id"], r["cause"]) for r in failed] == [(said["run_id"], "BELOW_GATE")]
     assert (home / "checkpoints" / failed[0]["run_id"] / "checkpoint.pt").exists()
     assert (home / "store" / "runs" / failed[0]["run_id"] / "report.html").exists()
 
 
-def test_a_device_that_is_not_here_is_refused_before_the_work(archive: Path, home: Path) -> None:
+def test_a_device_that_is_not_here_is_refused_before_the_work(
+    archive: Path, home: Path, typed: Typed
+) -> None:
     store = home / "other-store"
-    done = run(archive, home, "--device", "mps", "--store", str(store), code=2)
+    done = typed(*command(archive, "--device", "mps", "--store", str(store)), home=home, code=2)
     assert "mps" in last_json(done)["message"]
     assert not (store / "archives").exists()
 
 
 def test_status_fetch_and_evaluate_agree_with_the_run(
-    first: Any, archive: Path, home: Path, tmp_path: Path
+    first: Any, archive: Path, home: Path, tmp_path: Path, typed: Typed
 ) -> None:
-    table = voc_train("status", home=home).stdout
+    table = typed("status", home=home).out
     assert first["run_id"] in table
-    one = json.loads(voc_train("status", first["run_id"], "--json", home=home).stdout)
+    one = json.loads(typed("status", first["run_id"], "--json", home=home).out)
     assert one["state"] == "done"
     assert one["outcome"]["miou"] == first["miou"]
     assert one["result"]["cause"] is None
 
-    fetched = voc_train(
-        "fetch", first["run_id"], "--out", str(tmp_path / "out"), "--json", home=home
-    )
+    fetched = typed("fetch", first["run_id"], "--out", str(tmp_path / "out"), "--json", home=home)
     assert last_json(fetched)["sha256"] == first["sha256"]
-    score = voc_train(
+    score = typed(
         *("evaluate", str(tmp_path / "out" / "checkpoint.pt")),
         *("--archive", str(archive), "--json"),
         home=home,
@@ -157,18 +168,20 @@ def test_status_fetch_and_evaluate_agree_with_the_run(
     assert last_json(score)["miou"] == first["miou"]
 
 
-def test_what_does_not_exist_is_said_in_a_sentence(home: Path, tmp_path: Path) -> None:
-    assert "nosuchrun" in voc_train("status", "nosuchrun", home=home, code=2).stderr
-    assert "nosuchrun" in voc_train("fetch", "nosuchrun", home=home, code=2).stderr
+def test_what_does_not_exist_is_said_in_a_sentence(
+    home: Path, tmp_path: Path, typed: Typed
+) -> None:
+    assert "nosuchrun" in typed("status", "nosuchrun", home=home, code=2).err
+    assert "nosuchrun" in typed("fetch", "nosuchrun", home=home, code=2).err
     for run_id in ("../x", "", "a/b"):
-        assert "is no run's id" in voc_train("status", run_id, home=home, code=2).stderr
-        assert "is no run's id" in voc_train("fetch", run_id, home=home, code=2).stderr
+        assert "is no run's id" in typed("status", run_id, home=home, code=2).err
+        assert "is no run's id" in typed("fetch", run_id, home=home, code=2).err
     checkpoint, archive = tmp_path / "no.pt", tmp_path / "no.tar"
     evaluate = ("evaluate", str(checkpoint), "--archive", str(archive))
-    assert f"{archive} does not exist" in voc_train(*evaluate, home=home, code=2).stderr
+    assert f"{archive} does not exist" in typed(*evaluate, home=home, code=2).err
     archive.touch()
-    missing = voc_train(*evaluate, home=home, code=2)
-    assert f"There is no checkpoint {checkpoint}" in missing.stderr
+    missing = typed(*evaluate, home=home, code=2)
+    assert f"There is no checkpoint {checkpoint}" in missing.err
 
 
 @pytest.fixture
@@ -176,7 +189,7 @@ def at_work(archive: Path, tmp_path: Path) -> Iterator[psutil.Popen]:
     """A long run in a process group of its own, as a terminal's, whose training has begun."""
     process = psutil.Popen(
         [
-            *(_VOC_TRAIN, "run", "local", "--archive", str(archive), "--recipe", "tiny"),
+            *(COMMAND, "run", "local", "--archive", str(archive), "--recipe", "tiny"),
             *("--classes", ",".join(SAMPLE_CLASSES), "--set", "epochs=100000"),
             *("--wandb", "disabled", "--workers", "0"),
         ],
@@ -203,7 +216,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
 def test_a_stop_stops_everything_and_says_so(
-    at_work: psutil.Popen, tmp_path: Path, how: str
+    at_work: psutil.Popen, tmp_path: Path, how: str, typed: Typed
 ) -> None:
     family = at_work.children(recursive=True)
     assert len(family) >= 3, "a server, an agent and its training"
@@ -215,9 +228,9 @@ def test_a_stop_stops_everything_and_says_so(
     assert at_work.stderr is not None
     assert "what was running has been stopped" in at_work.stderr.read()
     assert gone(family)
-    (run,) = json.loads(voc_train("status", "--json", home=tmp_path).stdout)
+    (run,) = json.loads(typed("status", "--json", home=tmp_path).out)
     assert (run["state"], run["cause"]) == ("failed", "CANCELLED")
-    fetched = voc_train("fetch", run["run_id"], "--json", home=tmp_path)
+    fetched = typed("fetch", run["run_id"], "--json", home=tmp_path)
     assert last_json(fetched)["run_id"] == run["run_id"]
 
 
@@ -245,36 +258,36 @@ def test_a_killed_run_leaves_the_agent_at_work_and_nothing_else(
 
 
 def test_a_dataset_that_was_tampered_with_is_not_scored(
-    first: Any, archive: Path, home: Path, tmp_path: Path
+    first: Any, archive: Path, home: Path, tmp_path: Path, typed: Typed
 ) -> None:
     copy = tmp_path / "home"
     score = ("evaluate", first["checkpoint"], "--archive", str(archive))
-    voc_train(*score, home=copy)
+    typed(*score, home=copy)
     (shard,) = copy.glob("store/datasets/*/shards/00000.tar")
     data = bytearray(shard.read_bytes())
     data[2000:2040] = bytes(40)
     shard.write_bytes(data)
-    assert "00000.tar is damaged" in voc_train(*score, home=copy, code=1).stderr
+    assert "00000.tar is damaged" in typed(*score, home=copy, code=1).err
 
 
 def test_an_archive_changed_under_its_old_date_is_noticed(
-    first: Any, archive: Path, tmp_path: Path
+    first: Any, archive: Path, tmp_path: Path, typed: Typed
 ) -> None:
     mine = tmp_path / "mine.tar"
     mine.write_bytes(archive.read_bytes())
     score = ("evaluate", first["checkpoint"], "--archive", str(mine))
-    voc_train(*score, home=tmp_path)
+    typed(*score, home=tmp_path)
     before = mine.stat()
     with mine.open("r+b") as file:
         file.seek(archive.read_bytes().index(b"JFIF\0") + 9)
         file.write(b"\x07")  # a photo's dots per inch: another file, the same pixels
     os.utime(mine, ns=(before.st_atime_ns, before.st_mtime_ns))
-    voc_train(*score, home=tmp_path)
+    typed(*score, home=tmp_path)
     assert len(list(tmp_path.glob("store/archives/*.index.jsonl"))) == 2
 
 
 def test_a_bucket_can_hold_archive_and_store(
-    rgw: RGW, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rgw: RGW, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: Typed
 ) -> None:
     for name, value in rgw.environment().items():
         monkeypatch.setenv(name, value)
@@ -282,14 +295,14 @@ def test_a_bucket_can_hold_archive_and_store(
     Store.open("s3://end-to-end").put_file("in/shapes.tar", archive)
     store = ("--store", "s3://end-to-end/results")
     home = tmp_path / "bucket"
-    done = voc_train(
+    done = typed(
         *("run", "local", "--archive", "s3://end-to-end/in/shapes.tar", *store),
         *("--classes", ",".join(SAMPLE_CLASSES), "--recipe", "tiny", "--set", "epochs=1"),
         *("--set", "min_miou=none", "--wandb", "disabled", "--workers", "0", "--json"),
         home=home,
     )
     outcome = last_json(done)
-    again = voc_train(
+    again = typed(
         "fetch", outcome["run_id"], *store, "--out", str(tmp_path / "elsewhere"), "--json",
         home=tmp_path / "another-computer",
     )  # fmt: skip
@@ -302,9 +315,9 @@ def test_a_bucket_can_hold_archive_and_store(
     assert not [p for p in home.rglob("*") if p.is_file() and secret in p.read_bytes()]
 
 
-def test_real_photos(real_data: Path, home: Path) -> None:
+def test_real_photos(real_data: Path, home: Path, typed: Typed) -> None:
     """A short form of the README's command: loss falls, and beats a constant prediction."""
-    done = voc_train(
+    done = typed(
         *("run", "local", "--archive", str(real_data / "voc2012-subset.tar")),
         *("--recipe", "voc-segmentnet", "--max-side", "64", "--set", "image_size=64"),
         *("--set", "width=16", "--set", "loss=tversky", "--set", "lr=4e-3", "--set", "epochs=4"),
