@@ -9,10 +9,11 @@ import pytest
 from infra.simulator.things import Instance
 from infra.stores import Store
 from pipeline.champion import History
-from pipeline.rental_queue import PLACES
-from pipeline.run import recorded_run
+from pipeline.parameters import Parameters, RentalTerms
+from pipeline.progress import listening
+from pipeline.run import Unchanged, recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
-from rentals import Account, Start, voc_train
+from rentals import Account, Listener, voc_train
 from servers.prefect import PrefectServer
 from stored import put_decision
 
@@ -107,23 +108,50 @@ def test_it_retrains_itself_and_promotes_only_what_is_better(
 
 @pytest.mark.timeout(300)
 def test_what_was_decided_while_a_run_waited_is_not_trained_again(
-    account: Account, store: Store, prefect: PrefectServer, start: Start
+    account: Account,
+    archive: Path,
+    store: Store,
+    prefect: PrefectServer,
+    flows: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a nightly run waits for one that a person began in the evening."""
-    prefect.post("v2/concurrency_limits/", name=PLACES, limit=1, active_slots=1)
+    from pipeline import rental_queue
+    from pipeline.flow import voc_train
+
+    limits = "v2/concurrency_limits/"
+    prefect.post(limits, name=rental_queue.PLACES, limit=1, active_slots=1)
     flow = prefect.post("flows/", name="voc-train")["id"]
     rents = {"type": "RUNNING", "name": "Renting"}
     holder = prefect.post("flow_runs/", flow_id=flow, state=rents)["id"]
-    waiting = start("waiting for its end", "linode", "--promote")
-    (run_id,) = store.folders("runs")
-    inputs = recorded_run(store, run_id).inputs
-    assert inputs
-    put_decision(store, 1, "260101-other", inputs.dataset, inputs=inputs.model_dump())
-    prefect.delete(f"flow_runs/{holder}")
-    prefect.patch(f"v2/concurrency_limits/{PLACES}", active_slots=0)
-    assert waiting.wait(120) == 0
-    unchanged = recorded_run(store, run_id).unchanged
-    assert unchanged
+
+    def other_is_decided() -> None:
+        (run_id,) = store.folders("runs")
+        inputs = recorded_run(store, run_id).inputs
+        assert inputs
+        put_decision(store, 1, "260101-other", inputs.dataset, inputs=inputs.model_dump())
+        prefect.delete(f"flow_runs/{holder}")
+        prefect.patch(f"{limits}{rental_queue.PLACES}", active_slots=0)
+
+    listener = Listener()
+    listener.when("waiting for its end", other_is_decided)
+    monkeypatch.setattr(rental_queue, "_EVERY", 0.2)
+    monkeypatch.setattr(rental_queue, "_is_rehearsal", lambda: False)  # its account is the real one
+    parameters = Parameters(
+        archives=(str(archive),),
+        classes=SAMPLE_CLASSES,
+        recipe="tiny",
+        store=store.url,
+        machine="linode",
+        rental=RentalTerms(reaper=False),
+        wandb="disabled",
+        promote=True,
+    )
+    token = listening.set((listener,))
+    unchanged = voc_train(parameters)
+    listening.reset(token)
+    prefect.delete(f"{limits}{rental_queue.PLACES}")
+    assert not listener.failed
+    assert isinstance(unchanged, Unchanged)
     assert unchanged.trained_by == "260101-other"
     assert not account.bill()
-    prefect.delete(f"v2/concurrency_limits/{PLACES}")
