@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 from infra.reaper import ReaperReport
 from infra.receipt import Receipt
 from pipeline.champion import Decision
-from pipeline.run import Outcome, StageRecord, Unchanged
+from pipeline.run_record import Outcome, StageRecord, Unchanged
 from pipeline.sweep import Comparison
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from infra.stores import Store
 from model.bootstrap import Verdict
 from model.errors import InputError
 from pipeline.inputs import Inputs
-from pipeline.run import letters, recorded_run
+from pipeline.run import letters
+from pipeline.run_record import recorded_run
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest

@@ -20,7 +20,8 @@ from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
 from pipeline.progress import listening
 from pipeline.rental_queue import has_a_machine, place_to_rent
-from pipeline.run import Outcome, Run, Unchanged, recorded_run
+from pipeline.run import Run
+from pipeline.run_record import Outcome, Unchanged, recorded_run
 from pipeline.stages.decide import must_be_comparable
 from pipeline.stages.fetch_checkpoint import must_pass_gate
 from pipeline.tasks import (

@@ -24,7 +24,7 @@ from model.dataset import Manifest
 from pipeline.archive import Archive
 from pipeline.champion import History
 from pipeline.pruned import PRUNED
-from pipeline.run import RunRecord, recorded_run
+from pipeline.run_record import RunRecord, recorded_run
 from pipeline.status import state_of
 
 # Small, and for ever: what a run was and cost, and who must not go on with it.

@@ -24,7 +24,7 @@ from pipeline.parameters import home
 from pipeline.progress import Progress, silent
 from pipeline.proofs import Lineage, Link, Proof
 from pipeline.provenance import CheckpointFile
-from pipeline.run import RunRecord, recorded_run
+from pipeline.run_record import RunRecord, recorded_run
 from pipeline.stages.extract import extracted_archives
 
 

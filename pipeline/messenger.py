@@ -12,7 +12,7 @@ from infra.reaper import REPORT, Found, ReaperReport
 from infra.receipt import read_receipt
 from infra.stores import Store
 from pipeline.grid import in_words
-from pipeline.run import recorded_run
+from pipeline.run_record import recorded_run
 from pipeline.sweep import compare
 
 _QUIET = "VOC_TRAIN_NOTIFY_UNCHANGED"  # set to anything, a run that had nothing to do says so, too

@@ -9,7 +9,7 @@ from infra.concurrently import concurrently
 from infra.costs import Costs, last_look, month_begin, month_of
 from infra.failure import Cause, Failure
 from infra.stores import Store
-from pipeline.run import recorded_runs
+from pipeline.run_record import recorded_runs
 from pipeline.runs import costs_of
 
 VARIABLE = "VOC_TRAIN_MONTHLY_BUDGET"

@@ -22,7 +22,7 @@ from model.recipes import RECIPES
 from pipeline.champion import Decision
 from pipeline.page import page
 from pipeline.pictures import Picture, panels, present
-from pipeline.run import StageRecord
+from pipeline.run_record import StageRecord
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest

@@ -32,7 +32,8 @@ from pipeline.provenance import (
     compare_computers,
     compare_recipes,
 )
-from pipeline.run import Outcome, RunRecord, recorded_run, staged
+from pipeline.run import staged
+from pipeline.run_record import Outcome, RunRecord, recorded_run
 
 _OF_THE_RUN = (
     "archives", "layout", "recipe", "overrides", "classes", "max_side", "skip_missing", "limits"

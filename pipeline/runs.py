@@ -23,7 +23,7 @@ from infra.failure import Cause, Failure
 from infra.reaper import ReaperReport
 from infra.stores import Store
 from pipeline.console import harmless
-from pipeline.run import RunRecord, recorded_runs
+from pipeline.run_record import RunRecord, recorded_runs
 from pipeline.status import State, current_state
 
 

@@ -15,7 +15,7 @@ from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
 from pipeline.console import harmless
 from pipeline.pruned import Pruned, pruned
-from pipeline.run import RunRecord, WrittenState, recorded_run
+from pipeline.run_record import RunRecord, WrittenState, recorded_run
 from pipeline.sweep import Comparison, compare
 from pipeline.tables import print_sweep
 

@@ -16,7 +16,7 @@ from infra.failure import Cause
 from infra.protocol import Result, run_key
 from infra.stores import Store
 from pipeline.parameters import home
-from pipeline.run import Outcome, RunRecord, Trial, WrittenState, recorded_metrics
+from pipeline.run_record import Outcome, RunRecord, Trial, WrittenState, recorded_metrics
 
 PLOT, REPORT = "sweep.png", "report.html"
 # What tells of the settings and not of the machine: tried again, it would end the same way.

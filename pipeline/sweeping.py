@@ -30,7 +30,8 @@ from pipeline.parameters import Parameters, home
 from pipeline.preparation import must_be_trainable
 from pipeline.progress import Listener, listening
 from pipeline.rental_queue import has_a_machine, place_to_rent
-from pipeline.run import Run, RunRecord, Trial, new_run_id, recorded_run
+from pipeline.run import Run, new_run_id
+from pipeline.run_record import RunRecord, Trial, recorded_run
 from pipeline.sweep import Comparison, compare, is_over, is_unscored
 from pipeline.sweep_report import write_comparison
 from pipeline.tasks import Made, fetch_best, train_net

@@ -14,7 +14,7 @@ from pipeline.champion import History
 from pipeline.console import harmless
 from pipeline.proofs import Lineage
 from pipeline.provenance import Compared
-from pipeline.run import Outcome
+from pipeline.run_record import Outcome
 
 if TYPE_CHECKING:
     from model.evaluate import Score

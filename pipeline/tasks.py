@@ -21,7 +21,8 @@ from pipeline.machines import preparing_place
 from pipeline.parameters import home
 from pipeline.pictures import Picture, overview_png
 from pipeline.report import render_report
-from pipeline.run import Run, Unchanged
+from pipeline.run import Run
+from pipeline.run_record import Unchanged
 from pipeline.stages.decide import Settled, decided_earlier, must_not_fail_again, rival, settle
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint
 from pipeline.stages.prepare import archives_in_store, prepare_there

@@ -19,7 +19,8 @@ from model.journal import Journal
 from model.wandb_process import WANDB_PATIENCE, Filled, Mode, WandbError, filled_at_wandb
 from pipeline.champion import History
 from pipeline.parameters import home
-from pipeline.run import explained, recorded_run
+from pipeline.run import explained
+from pipeline.run_record import recorded_run
 from pipeline.stages.fetch_checkpoint import fetch_checkpoint
 
 if TYPE_CHECKING:

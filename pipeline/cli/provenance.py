@@ -14,7 +14,8 @@ from pipeline.cli.learning import Checkpoint
 from pipeline.cli.options import Json, Photos, StoreUrl, given
 from pipeline.cli.runs import run_flow, shown
 from pipeline.parameters import default_store
-from pipeline.run import Outcome, staged
+from pipeline.run import staged
+from pipeline.run_record import Outcome
 
 if TYPE_CHECKING:
     from pipeline.reproduce import Reproduction

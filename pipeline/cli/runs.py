@@ -38,7 +38,7 @@ from pipeline.cli.options import (
     this_run,
 )
 from pipeline.parameters import Parameters, default_ssh_from, default_store
-from pipeline.run import Outcome, RunRecord, Unchanged, recorded_run
+from pipeline.run_record import Outcome, RunRecord, Unchanged, recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal

@@ -31,7 +31,7 @@ from pipeline.cli.options import (
 from pipeline.cli.runs import driven, show_plan, shown
 from pipeline.grid import combinations, split
 from pipeline.parameters import Parameters
-from pipeline.run import recorded_run
+from pipeline.run_record import recorded_run
 from pipeline.sweep import Comparison, compare
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from pipeline.inputs import Inputs
 from pipeline.parameters import Parameters
 from pipeline.pictures import Picture
 from pipeline.progress import Progress, silent
-from pipeline.run import RunRecord, recorded_runs
+from pipeline.run_record import RunRecord, recorded_runs
 
 if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest

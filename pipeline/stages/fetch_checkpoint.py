@@ -63,7 +63,7 @@ def fetch_checkpoint(run_id: str, store: Store, folder: Path) -> "CheckpointMani
 def _why_there_is_none(run_id: str, store: Store) -> str:
     """And what to do about it, in a sentence."""
     from pipeline.pruned import pruned
-    from pipeline.run import RunRecord
+    from pipeline.run_record import RunRecord
 
     record = store.read_whole(run_key(run_id, "run.json"), RunRecord)
     if record is None:

@@ -21,7 +21,7 @@ from pipeline.dataset import dataset_prefix
 from pipeline.inputs import Inputs
 from pipeline.parameters import Parameters
 from pipeline.preparation import TO_TRAIN, prepare_dataset
-from pipeline.run import recorded_run
+from pipeline.run_record import recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from pipeline.stages.decide import (
     Settled,

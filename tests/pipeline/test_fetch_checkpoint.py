@@ -21,7 +21,7 @@ from model.recipes import named
 from model.train import train
 from pipeline.dataset import local_dataset
 from pipeline.pruned import Pruned
-from pipeline.run import Outcome, RunRecord, Trial
+from pipeline.run_record import Outcome, RunRecord, Trial
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint
 from pipeline.stages.train import job_for
 from servers.rgw import RGW

@@ -20,7 +20,7 @@ from pipeline.champion import History, decide, promote_by_hand, reference, roll_
 from pipeline.dataset import dataset_prefix
 from pipeline.lineage import lineage
 from pipeline.proofs import Lineage
-from pipeline.run import RunRecord
+from pipeline.run_record import RunRecord
 from pipeline.sample_archive import write_sample_archive
 from pipeline.stages.extract import extract
 from reworked import other_weights, reworked

@@ -17,7 +17,8 @@ from infra.receipt import Receipt, write_receipt
 from infra.stores import Store
 from pipeline.messenger import Messenger, tell_of_leak
 from pipeline.parameters import Parameters
-from pipeline.run import Outcome, Run, Trial, Unchanged
+from pipeline.run import Run
+from pipeline.run_record import Outcome, Trial, Unchanged
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from pipeline.sweeping import Trials
 from servers.prefect import PrefectServer

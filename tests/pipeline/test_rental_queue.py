@@ -20,7 +20,8 @@ from infra.stores import Store
 from pipeline import rental_queue
 from pipeline.parameters import Parameters, RentalTerms
 from pipeline.rental_queue import place_to_rent
-from pipeline.run import Run, RunRecord
+from pipeline.run import Run
+from pipeline.run_record import RunRecord
 from rentals import VOC_TRAIN, Account, clock
 from sandbox import require_sandbox
 from servers.prefect import PrefectServer, kill

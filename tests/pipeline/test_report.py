@@ -25,7 +25,7 @@ from model.recipes import named
 from pipeline.champion import Decision, reference
 from pipeline.pictures import Picture, overview_png, panels
 from pipeline.report import render_report
-from pipeline.run import StageRecord
+from pipeline.run_record import StageRecord
 from servers.chromium import screenshot
 
 CLASSES = ("background", "aeroplane", "bicycle", "bird")

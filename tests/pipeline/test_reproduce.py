@@ -12,7 +12,7 @@ from infra.protocol import JobSpec, run_key
 from infra.stores import Store
 from model.checkpoint import BLOB, MANIFEST, CheckpointManifest, parse_manifest
 from pipeline.reproduce import must_have_come_out, plan
-from pipeline.run import RunRecord
+from pipeline.run_record import RunRecord
 from pipeline.sample_archive import write_sample_archive
 from reworked import other_weights, reworked
 from trained import Trained, trained_on

@@ -10,7 +10,8 @@ from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from model.dataset import Manifest
 from pipeline.parameters import Parameters
-from pipeline.run import Run, recorded_run
+from pipeline.run import Run
+from pipeline.run_record import recorded_run
 
 
 @pytest.fixture

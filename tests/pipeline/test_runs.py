@@ -10,7 +10,7 @@ import pytest
 from infra.failure import Cause
 from infra.protocol import now
 from infra.stores import Store
-from pipeline.run import Outcome
+from pipeline.run_record import Outcome
 from pipeline.runs import Wanted, print_runs, read_runs
 from spending import PRICE, CountingStore, record, rented
 

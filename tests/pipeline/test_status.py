@@ -17,7 +17,7 @@ from infra.provider import Kind, Thing
 from infra.reaper import REPORT, ReaperReport
 from infra.stores import Store
 from pipeline.pruned import Pruned
-from pipeline.run import RunRecord
+from pipeline.run_record import RunRecord
 from pipeline.runs import Wanted, print_runs
 from pipeline.status import one_run, print_one
 

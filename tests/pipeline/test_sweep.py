@@ -13,7 +13,7 @@ import pytest
 from begun import Begin
 from commands import VocTrain, home_store, in_this_process
 from infra.stores import Store
-from pipeline.run import RunRecord, recorded_runs
+from pipeline.run_record import RunRecord, recorded_runs
 from pipeline.sample_archive import SAMPLE_CLASSES
 from rentals import TINY, voc_train
 from servers.prefect import PrefectServer

@@ -13,7 +13,7 @@ from infra.intents import Intent, Intents
 from infra.protocol import Result, now, run_key
 from infra.provider import Kind, Thing
 from infra.stores import Store
-from pipeline.run import Outcome, RunRecord, Trial
+from pipeline.run_record import Outcome, RunRecord, Trial
 from pipeline.sweep import Comparison, Row, all_over, compare, is_over, is_unscored
 from pipeline.sweep_report import plot_png, render
 from pipeline.sweeping import must_be_whole, must_fit

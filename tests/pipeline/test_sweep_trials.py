@@ -17,7 +17,8 @@ from model.dataset import Manifest
 from model.errors import InputError
 from pipeline import sweeping
 from pipeline.parameters import Parameters
-from pipeline.run import Outcome, Run, RunRecord, recorded_run
+from pipeline.run import Run
+from pipeline.run_record import Outcome, RunRecord, recorded_run
 from pipeline.sweep import compare
 from pipeline.sweeping import Trials, must_be_whole, trials_of
 

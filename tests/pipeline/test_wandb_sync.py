@@ -21,7 +21,7 @@ from model import checkpoint
 from model.journal import Journal
 from offline_wandb import history, offline_records
 from pipeline.champion import Checkpoint, History, decide
-from pipeline.run import RunRecord
+from pipeline.run_record import RunRecord
 from pipeline.wandb_sync import Synced, show_champion, sync_to_wandb
 from servers.wandb import KEY, Bucket, WandbServer
 from tiny import labelled

@@ -9,7 +9,7 @@ from infra.protocol import now
 from infra.provider import Kind, Thing
 from infra.receipt import receipt, write_receipt
 from infra.stores import Store
-from pipeline.run import RunRecord
+from pipeline.run_record import RunRecord
 
 PRICE = 0.52  # dollars an hour
 

@@ -11,7 +11,7 @@ from infra.stores import Store
 from model.dataset import Manifest, Shard
 from pipeline.archive import Archive
 from pipeline.champion import Checkpoint, Decision
-from pipeline.run import RunRecord
+from pipeline.run_record import RunRecord
 
 BLOB = b"weights" * 100
 

@@ -13,7 +13,8 @@ from model.train import train
 from pipeline import preparation
 from pipeline.dataset import dataset_prefix
 from pipeline.parameters import Parameters
-from pipeline.run import Outcome, Run
+from pipeline.run import Run
+from pipeline.run_record import Outcome
 from pipeline.sample_archive import SAMPLE_CLASSES
 from pipeline.stages.fetch_checkpoint import fetch_checkpoint
 from pipeline.stages.train import job_for

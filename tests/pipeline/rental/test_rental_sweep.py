@@ -11,7 +11,7 @@ import pytest
 from begun import Begin
 from infra.receipt import read_receipt
 from infra.stores import Store
-from pipeline.run import RunRecord, recorded_runs
+from pipeline.run_record import RunRecord, recorded_runs
 from pipeline.sample_archive import SAMPLE_CLASSES
 from pipeline.sweep import compare
 from rentals import TINY, Account, inside, voc_train

@@ -11,7 +11,7 @@ from infra.linode import Linode
 from infra.provider import Kind
 from infra.simulator.faults import Effect
 from infra.stores import Store
-from pipeline.run import recorded_run
+from pipeline.run_record import recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES
 from rentals import TINY, Account, Start, voc_train
 from servers.prefect import PrefectServer

@@ -11,7 +11,7 @@ from infra.stores import Store
 from pipeline.champion import History
 from pipeline.parameters import Parameters, RentalTerms
 from pipeline.progress import listening
-from pipeline.run import Unchanged, recorded_run
+from pipeline.run_record import Unchanged, recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from rentals import Account, Listener, voc_train
 from servers.prefect import PrefectServer

@@ -8,7 +8,7 @@ from infra.protocol import now
 from infra.simulator import Simulator
 from infra.stores import Store
 from pipeline.parameters import Parameters
-from pipeline.run import RunRecord, recorded_run
+from pipeline.run_record import RunRecord, recorded_run
 
 RUN = "261121-4k2ra"
 

@@ -45,7 +45,8 @@ from model.recipes import named
 from pipeline.dataset import dataset_prefix
 from pipeline.machines import first_that_lasts, workplaces
 from pipeline.parameters import Parameters
-from pipeline.run import Run, explained, new_run_id, recorded_run
+from pipeline.run import Run, explained, new_run_id
+from pipeline.run_record import recorded_run
 from pipeline.tenancy import Workplace
 
 BUDGET, BUDGET_TO_LEARN = 5.0, 50.0  # dollars: a real net takes long by the fast clock

@@ -9,7 +9,7 @@ from chaos.play import Story, undisturbed
 from chaos.world import World
 from infra.protocol import run_key
 from infra.stores import Store
-from pipeline.run import RunRecord
+from pipeline.run_record import RunRecord
 
 
 def complaints(world: World, story: Story) -> list[str]:
