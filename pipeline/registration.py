@@ -11,6 +11,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
+from model.errors import InputError
 from pipeline.deployments import Deployment, Schedule
 
 _NONE = "–"
@@ -38,7 +39,12 @@ def with_what_is_there(
         known = there.get(one.slug) or one
         schedules.append(one.model_copy(update={"active": known.active}) if anew else known)
     parameters = wanted.parameters if anew else found.parameters
-    return wanted.with_known(parameters, schedules, paused=found.paused)
+    try:
+        return wanted.with_known(parameters, schedules, paused=found.paused)
+    except InputError as error:
+        raise InputError(
+            f"{error} `prefect deployment delete {wanted.full_name}`, and this makes it anew."
+        ) from None
 
 
 def _schedule(found: DeploymentSchedule) -> Schedule | None:

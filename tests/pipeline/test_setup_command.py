@@ -228,3 +228,18 @@ def test_what_is_wrong_is_refused_before_anything_is_registered(
     assert refused.returncode == 2
     assert "Deployment bad of" in refused.stderr
     assert not [one for one in server.post("work_pools/filter") if one["name"] == "never"]
+
+
+def test_what_the_server_has_and_nobody_can_run_is_named_with_the_cure(
+    server: PrefectServer,
+) -> None:
+    server.set_up()
+    linode = deployment(server, "voc-train/linode")
+    forgotten = linode["parameters"]["parameters"] | {"recipe": "forgotten"}
+    server.patch(f"deployments/{linode['id']}", parameters={"parameters": forgotten})
+    refused = server.set_up(check=False)
+    assert refused.returncode == 2
+    assert "Deployment linode of the Prefect server: " in refused.stderr
+    assert "no recipe 'forgotten'" in refused.stderr
+    server.run("deployment", "delete", "voc-train/linode")
+    assert "made       deployment voc-train/linode" in server.set_up().stdout
