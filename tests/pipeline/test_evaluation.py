@@ -3,19 +3,16 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from commands import VocTrain
 from devkit import devkit
 from model import checkpoint
 from pipeline.evaluation import evaluate_on_archives
 from pipeline.parameters import Parameters
-
-COMMAND = Path(sys.executable).with_name("voc-train")
 
 
 class Audience:
@@ -78,19 +75,16 @@ def test_photos_that_may_have_been_trained_on_are_noticed(
     ] * (archives == "the one")
 
 
-def test_the_command_shows_stages_and_prints_the_score_alone(weights: Path, tmp_path: Path) -> None:
+def test_the_command_shows_stages_and_prints_the_score_alone(
+    weights: Path, tmp_path: Path, voc_train: VocTrain
+) -> None:
     archive = devkit(tmp_path / "voc.tar")
-    done = subprocess.run(
-        [COMMAND, "evaluate", weights, "--archive", archive, "--device", "cpu", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=240,
-    )
-    (line,) = done.stdout.splitlines()
+    done = voc_train("evaluate", weights, "--archive", archive, "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    (line,) = done.out.splitlines()
     miou = json.loads(line)["miou"]
     # A JPEG's bytes are its encoder's business, and with them sizes and digest.
-    shown = re.sub(r"in \d+\.\d s|\d\.\d MB|digest \w+", "…", done.stderr)
+    shown = re.sub(r"in \d+\.\d s|\d\.\d MB|digest \w+", "…", done.err)
     # How far a stage is, it says only where the computer is so slow that somebody may wonder.
     assert [line for line in shown.splitlines() if not re.match(r"\S+ \d+%", line)] == [
         "extract …",

@@ -1,8 +1,6 @@
 """The dry run's gate tells learning from not learning, on three seeds."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from infra.stores import Store
 from model.dataset import Dataset
 from model.metrics import ConfusionMatrix
 from model.recipes import named
+from model.train import train
 from pipeline.dataset import dataset_prefix
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from pipeline.stages.build_dataset import build_dataset
@@ -20,7 +19,16 @@ from pipeline.stages.extract import extract
 from pipeline.stages.fetch_checkpoint import must_pass_gate
 from pipeline.stages.separate import separate
 
-SEEDS = (0, 1, 2)
+
+@pytest.fixture(scope="module", params=(0, 1, 2))
+def seed(request: pytest.FixtureRequest) -> int:
+    seed: int = request.param
+    return seed
+
+
+@pytest.fixture(scope="module")
+def dataset(seed: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset_of(tmp_path_factory.mktemp("honest"), seed)
 
 
 def dataset_of(folder: Path, seed: int, *, shuffle_masks: bool = False) -> Path:
@@ -43,7 +51,7 @@ def best_miou(folder: Path, dataset: Path, **overrides: object) -> float:
     recipe = named("tiny").override(overrides)
     (job / "recipe.json").write_text(recipe.model_dump_json())
     (job / "dataset").symlink_to(dataset)
-    subprocess.run([sys.executable, "-m", "model.train", str(job)], check=True, timeout=500)
+    assert train(job, run_id="test", device="cpu")
     records = [json.loads(line) for line in (job / "out" / "metrics.jsonl").open()]
     return max(record["miou"] for record in records if record["kind"] == "epoch")
 
@@ -56,26 +64,21 @@ def passes(miou: float) -> bool:
     return True
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_honest_training_passes(seed: int, tmp_path: Path) -> None:
-    assert passes(best_miou(tmp_path, dataset_of(tmp_path, seed), seed=seed))
+def test_honest_training_passes(seed: int, dataset: Path, tmp_path: Path) -> None:
+    assert passes(best_miou(tmp_path, dataset, seed=seed))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_learning_rate_of_zero_fails(seed: int, tmp_path: Path) -> None:
-    dataset = dataset_of(tmp_path, seed)
+def test_a_learning_rate_of_zero_fails(seed: int, dataset: Path, tmp_path: Path) -> None:
     assert not passes(best_miou(tmp_path, dataset, seed=seed, lr=0, epochs=2))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 def test_shuffled_masks_fail(seed: int, tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, seed, shuffle_masks=True)
     assert not passes(best_miou(tmp_path, dataset, seed=seed))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_every_constant_prediction_fails(seed: int, tmp_path: Path) -> None:
-    val = Dataset(dataset_of(tmp_path, seed), "val")
+def test_every_constant_prediction_fails(dataset: Path) -> None:
+    val = Dataset(dataset, "val")
 
     for constant in range(len(SAMPLE_CLASSES)):
         confusion = ConfusionMatrix(len(SAMPLE_CLASSES))

@@ -1,7 +1,6 @@
 """`voc-train lr-find`: the first three stages, a range test, a plot."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from commands import COMMAND
+from commands import VocTrain
 from devkit import devkit
 from infra.failure import Cause, Failure
 from model.device import default_threads
@@ -21,30 +20,6 @@ from pipeline.learning_rate import find_lr_on_archives
 from pipeline.parameters import Parameters
 
 
-def test_lr_find(tmp_path: Path) -> None:
-    archive, out = devkit(tmp_path / "voc.tar"), tmp_path / "plots" / "rates.png"
-    options = ["--recipe", "tiny", "--set", "width=2", "--set", "depth=1", "--set", "batch_size=2"]
-    options += ["--set", "image_size=16", "--device", "cpu", "--workers", "0", "--steps", "20"]
-    done = subprocess.run(
-        [COMMAND, "lr-find", "--archive", archive, *options, "--out", out, "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=240,
-    )
-    (line,) = done.stdout.splitlines()
-    said = json.loads(line)
-    assert said["plot"] == str(out)
-    assert said["rates"] == pytest.approx(np.geomspace(1e-7, 1, 20)[: len(said["rates"])].tolist())
-    # What is printed is all that the suggestion comes from.
-    found = LearningRates.of(said["rates"], said["losses"], said["diverged"])
-    assert (found.steepest, found.tenth_of_minimum) == (said["steepest"], said["tenth_of_minimum"])
-    stages = [line.split()[0] for line in done.stderr.splitlines() if " done in " in line]
-    assert stages == ["extract", "separate", "build-dataset", "lr-find"]
-    assert PIL.Image.open(out).size == (1200, 750)
-
-
 @pytest.fixture
 def threads() -> Iterator[None]:
     """Those who find a rate choose how many threads compute; the next test has as many as ever."""
@@ -52,6 +27,26 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(default_threads() + 1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_lr_find(tmp_path: Path, voc_train: VocTrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    archive, out = devkit(tmp_path / "voc.tar"), tmp_path / "plots" / "rates.png"
+    options = ["--recipe", "tiny", "--set", "width=2", "--set", "depth=1", "--set", "batch_size=2"]
+    options += ["--set", "image_size=16", "--device", "cpu", "--workers", "0", "--steps", "20"]
+    done = voc_train("lr-find", "--archive", archive, *options, "--out", out, "--json")
+    assert done.code == 0, done.err
+    (line,) = done.out.splitlines()
+    said = json.loads(line)
+    assert said["plot"] == str(out)
+    assert said["rates"] == pytest.approx(np.geomspace(1e-7, 1, 20)[: len(said["rates"])].tolist())
+    # What is printed is all that the suggestion comes from.
+    found = LearningRates.of(said["rates"], said["losses"], said["diverged"])
+    assert (found.steepest, found.tenth_of_minimum) == (said["steepest"], said["tenth_of_minimum"])
+    stages = [line.split()[0] for line in done.err.splitlines() if " done in " in line]
+    assert stages == ["extract", "separate", "build-dataset", "lr-find"]
+    assert PIL.Image.open(out).size == (1200, 750)
 
 
 def find(archive: Path | str, folder: Path, steps: int = 20, **overrides: Any) -> LearningRates:

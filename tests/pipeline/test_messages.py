@@ -1,14 +1,13 @@
 """Who is told how a run ended, and what."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from commands import COMMAND, VocTrain
+from commands import VocTrain
 from infra.failure import Cause, Failure
 from infra.protocol import now
 from infra.provider import Kind
@@ -178,20 +177,17 @@ def test_what_cannot_be_looked_at_twice_is_told(receiver: Receiver, store: Store
     assert receiver.messages[0]["message"] == "No instance can be looked at: No permission."
 
 
-def test_a_message_can_be_tried(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    def notify(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [COMMAND, "notify", "Hello", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    tried = notify()
-    assert tried.stdout == "JSON took it.\n"
+def test_a_message_can_be_tried(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, voc_train: VocTrain
+) -> None:
+    assert voc_train("notify", "Hello").out == "JSON took it.\n"
     assert receiver.messages[0]["message"] == "Hello"
-    assert json.loads(notify("--json").stdout) == {"took": ["JSON"]}
+    assert json.loads(voc_train("notify", "Hello", "--json").out) == {"took": ["JSON"]}
     monkeypatch.setenv("VOC_TRAIN_NOTIFY", f"json://127.0.0.1:1/{CANARY}")
-    failed = notify("--json")
-    assert failed.returncode == 1
-    assert "JSON did not take the message" in failed.stderr
-    assert json.loads(failed.stdout)["cause"] == "PROVIDER"
-    assert CANARY not in failed.stderr + failed.stdout
+    failed = voc_train("notify", "Hello", "--json")
+    assert failed.code == 1
+    assert "JSON did not take the message" in failed.err
+    assert json.loads(failed.out)["cause"] == "PROVIDER"
+    assert CANARY not in failed.err + failed.out
     monkeypatch.delenv("VOC_TRAIN_NOTIFY")
-    assert "VOC_TRAIN_NOTIFY is not set: put" in notify().stderr
+    assert "VOC_TRAIN_NOTIFY is not set: put" in voc_train("notify", "Hello").err

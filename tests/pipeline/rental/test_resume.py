@@ -51,10 +51,10 @@ def outcome_of(said: str) -> dict[str, Any]:
     return outcome
 
 
-def resumed(store: Store, environment: dict[str, str]) -> dict[str, Any]:
+def resumed(store: Store, environment: dict[str, str], *more: str) -> dict[str, Any]:
     """Go on with the only run there is."""
     (run_id,) = store.folders("runs")
-    done = voc_train(("resume", run_id, "--yes", "--json"), environment)
+    done = voc_train(("resume", run_id, "--yes", "--json", *more), environment)
     return outcome_of(done.stdout)
 
 
@@ -78,33 +78,12 @@ def test_a_machine_at_work_is_followed_to_its_end(
     elsewhere: dict[str, str],
     whole: dict[str, Any],
 ) -> None:
+    """Though no reaper looks any more: one is wanted only to rent another."""
     start("epoch 1/", epochs=EPOCHS).kill()
+    (run_id,) = store.folders("runs")
+    want_a_reaper(store, run_id)
     assert resumed(store, elsewhere)["weights_digest"] == whole["weights_digest"]
     assert machines(account) == ["t1"]
-
-
-def test_a_machine_at_work_is_followed_though_no_reaper_looks_any_more(
-    start: Start, account: Account, store: Store, elsewhere: dict[str, str]
-) -> None:
-    start("epoch 1/", epochs=EPOCHS).kill()
-    (run_id,) = store.folders("runs")
-    want_a_reaper(store, run_id)
-    resumed(store, elsewhere)
-    assert machines(account) == ["t1"]
-
-
-def test_another_is_rented_only_where_a_reaper_looks_or_none_is_wanted(
-    start: Start, account: Account, store: Store, elsewhere: dict[str, str]
-) -> None:
-    start("booting", epochs=EPOCHS).kill()
-    (run_id,) = store.folders("runs")
-    want_a_reaper(store, run_id)
-    refused = voc_train(("resume", run_id, "--yes", "--json"), elsewhere, code=2)
-    assert "No reaper that deletes has looked" in refused.stderr
-    assert machines(account) == ["t1"]
-    assert not [thing for thing in account.left() if thing.kind != "stackscript"]
-    voc_train(("resume", run_id, "--yes", "--json", "--no-reaper"), elsewhere)
-    assert machines(account) == ["t1", "t2"]
 
 
 def test_one_whose_job_never_began_is_deleted_and_another_is_rented(
@@ -114,8 +93,16 @@ def test_one_whose_job_never_began_is_deleted_and_another_is_rented(
     elsewhere: dict[str, str],
     whole: dict[str, Any],
 ) -> None:
+    """But only where a reaper looks, or none is wanted."""
     start("booting", epochs=EPOCHS).kill()
-    assert resumed(store, elsewhere)["weights_digest"] == whole["weights_digest"]
+    (run_id,) = store.folders("runs")
+    want_a_reaper(store, run_id)
+    refused = voc_train(("resume", run_id, "--yes", "--json"), elsewhere, code=2)
+    assert "No reaper that deletes has looked" in refused.stderr
+    assert machines(account) == ["t1"]
+    assert not [thing for thing in account.left() if thing.kind != "stackscript"]
+    again = resumed(store, elsewhere, "--no-reaper")
+    assert again["weights_digest"] == whole["weights_digest"]
     assert machines(account) == ["t1", "t2"]
 
 
