@@ -255,6 +255,10 @@ class Recipe(BaseModel):
                 height, width = self.image_size
                 return photo.scaled(min(1.0, height / photo.height, width / photo.width))
 
+    def decisive(self) -> dict[str, Any]:
+        """Every setting as JSON has it, but those that decide nothing of what is learned."""
+        return self.model_dump(mode="json", exclude={"summary", *GATES})
+
     def override(self, changes: Mapping[str, Any]) -> Self:
         """This recipe with some settings changed; values may be text, as typed.
 

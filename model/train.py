@@ -281,15 +281,12 @@ class _Throughput:
 
 def _must_fit(found: checkpoint.Description, wanted: checkpoint.Description) -> None:
     """Going on with another recipe or dataset would be neither the old run nor the new one."""
-    ignored = {"summary": "", "min_miou": None}  # which decide nothing of what is learned
-    found, wanted = (
-        one.model_copy(update={"recipe": one.recipe.model_copy(update=ignored)})
-        for one in (found, wanted)
-    )
-    for field_name, what in (
-        ("recipe", "recipe"), ("dataset_digest", "dataset"), ("classes", "list of classes")
-    ):  # fmt: skip
-        if getattr(found, field_name) != getattr(wanted, field_name):
+    for what, before, now in (
+        ("recipe", found.recipe.decisive(), wanted.recipe.decisive()),
+        ("dataset", found.dataset_digest, wanted.dataset_digest),
+        ("list of classes", found.classes, wanted.classes),
+    ):
+        if before != now:
             raise InputError(
                 f"The checkpoint at step {found.step} was made with another {what}; "
                 "start a new run, or go on with what it was made with."

@@ -8,13 +8,15 @@ are decided at once one counts, everybody sees the same one, and the other is st
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from infra.claims import Hold
+from infra.concurrently import concurrently
 from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from infra.stores import Store
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from model.checkpoint import CheckpointManifest
 
 _FOLDER = "champions"
-# Seconds in which whoever has read the history before a decision has written one of its own: after
-# that it is known which of two counts (as in Fischer's mutual exclusion).
+# Seconds, beside twice those of the reading itself, in which whoever has read the history before a
+# decision has written one of its own: after that it is known which of two counts (as in Fischer's
+# mutual exclusion).
 _SETTLED = 2.0
 
 Kind = Literal["promoted", "refused", "rolled-back"]
@@ -78,7 +81,9 @@ class Decision(BaseModel):
 class History:
     """All decisions of a store, in their order, and what follows from them."""
 
-    def __init__(self, decisions: Iterable[Decision]) -> None:
+    def __init__(self, decisions: Iterable[Decision], asked: float | None = None) -> None:
+        """`asked` is when the store was, by this process's monotonic clock; None: now."""
+        self.asked = time.monotonic() if asked is None else asked
         self.decisions = tuple(sorted(decisions, key=lambda one: (one.number, one.name)))
         line: list[Decision] = []
         counting = []
@@ -95,9 +100,10 @@ class History:
     @classmethod
     def load(cls, store: Store) -> "History":
         """Read all decisions; Failure(CORRUPT) names one that is damaged."""
-        keys = (entry.key for entry in store.list(_FOLDER))
-        found = (store.read(key, Decision) for key in keys if key.endswith(".json"))
-        return cls(one for one in found if one)
+        asked = time.monotonic()
+        keys = [entry.key for entry in store.list(_FOLDER) if entry.key.endswith(".json")]
+        found = concurrently(lambda key: store.read(key, Decision), keys)
+        return cls((one for one in found if one), asked)
 
     @property
     def champion(self) -> Decision | None:
@@ -161,7 +167,7 @@ def decide(
     )
     store.write(f"{_FOLDER}/{name}.json", decision)
     if kind == "rolled-back" or (kind == "promoted" and not by_hand):  # what another can displace
-        time.sleep(_SETTLED)
+        time.sleep(_SETTLED + 2 * (time.monotonic() - history.asked))
     return decision, History.load(store)
 
 
@@ -195,27 +201,25 @@ def must_be_there(store: Store, champion: Decision) -> None:
         )
 
 
-def promote_by_hand(store: Store, run_id: str, folder: Path) -> History:
+def promote_by_hand(
+    store: Store, run_id: str, folder: Path, say: Callable[[str], None] = print
+) -> History:
     """Make the best checkpoint of a run champion; it is brought to `folder` and verified first.
 
     Raises InputError where it is champion, Failure(BAD_INPUT) where there is none of that run,
-    Failure(CORRUPT) where none verifies.
+    Failure(CORRUPT) where none verifies, Failure(CLAIMED) while somebody drives or deletes it.
     """
     from pipeline.stages.fetch_checkpoint import fetch_checkpoint
 
-    history = History.load(store)
-    checkpoint = reference(fetch_checkpoint(run_id, store, folder))
-    if history.champion and history.champion.checkpoint == checkpoint:
-        raise InputError(f"Run {run_id} is champion already.")
-    return decide(
-        store,
-        history,
-        "promoted",
-        checkpoint,
-        "by hand",
-        by_hand=True,
-        inputs=recorded_run(store, run_id).inputs,
-    )[1]
+    inputs = recorded_run(store, run_id).inputs
+    with Hold(store, run_id, say=say):
+        checkpoint = reference(fetch_checkpoint(run_id, store, folder))
+        history = History.load(store)  # bringing it has taken its time
+        if history.champion and history.champion.checkpoint == checkpoint:
+            raise InputError(f"Run {run_id} is champion already.")
+        return decide(
+            store, history, "promoted", checkpoint, "by hand", by_hand=True, inputs=inputs
+        )[1]
 
 
 def roll_back(store: Store) -> History:

@@ -115,8 +115,10 @@ def must_be_possible(run: Run) -> None:
     except Failure as failure:
         if not run.parameters.promote or run.earlier:
             raise
-        # Where nothing has changed nothing is rented. Where it has, the same is asked once more.
-        run.say(f"{failure} Nothing can be rented until then; first, whether anything has changed")
+        # Where nothing has changed no place is needed; where it has, the same is asked once more.
+        run.say(
+            f"{failure} That matters only where something has changed, which is looked at first"
+        )
 
 
 def prepared_in_store(run: Run) -> Manifest:
@@ -149,10 +151,10 @@ def made_by_store(run: Run, dataset: Manifest) -> Made:
 def made_by_volume(run: Run) -> Made:
     """By way of a disk that moves from the machine that prepares to the one that trains."""
     with volume_route(run) as route:  # both machines are gone after this block
-        dataset, sources = preparation.prepared_earlier(
-            run, route.preparer().store
-        ) or prepare_on_volume(run, route)
-        run.prepared(dataset, sources)
+        kept_in = route.preparer().store
+        earlier = preparation.prepared_earlier(run, kept_in)
+        dataset, sources = earlier or prepare_on_volume(run, route)
+        run.prepared(dataset, sources, kept_in=kept_in)
         trainers = (move_to_trainer(run, route, dataset) for _ in range(MACHINES))
         late = train_in_time(run, dataset, trainers)
         with explained_by(late):

@@ -6,15 +6,10 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from model.counted import counted
-from model.recipe import GATES, Recipe, as_typed
+from model.recipe import Recipe, as_typed
 
 if TYPE_CHECKING:
     from model.dataset import Manifest
-
-
-def decisive_settings(recipe: Recipe) -> dict[str, Any]:
-    """Every setting, but what is only asked of the result."""
-    return recipe.model_dump(mode="json", exclude={"summary", *GATES})
 
 
 class Inputs(BaseModel):
@@ -39,7 +34,7 @@ class Inputs(BaseModel):
         return cls(
             archives=tuple(sorted(dataset.archives)),
             dataset=dataset.digest,
-            recipe=decisive_settings(recipe),
+            recipe=recipe.decisive(),
             code=code_version(),
             libraries={name: version for name, _, version in pins},
         )

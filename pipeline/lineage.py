@@ -19,7 +19,6 @@ from model.dataset import Manifest
 from model.recipe import Recipe
 from pipeline.champion import Decision, History
 from pipeline.data_lineage import archive_link, dataset_link
-from pipeline.inputs import decisive_settings
 from pipeline.parameters import home
 from pipeline.progress import Progress, silent
 from pipeline.proofs import Lineage, Link, Proof
@@ -59,7 +58,7 @@ def _run_link(made: Description, store: Store) -> tuple[RunRecord | None, Link]:
     try:
         record = recorded_run(store, made.run_id)
         inputs = record.inputs
-        settings = decisive_settings(made.recipe)
+        settings = made.recipe.decisive()
         recorded = Proof.of_agreement(
             "record",
             dataset=record.dataset == made.dataset_key,
@@ -96,7 +95,7 @@ def _order(made: Description, store: Store) -> Proof:
         "job",
         run=spec.run_id == made.run_id,
         dataset=(dataset.key, dataset.digest) == (made.dataset_key, made.dataset_digest),
-        recipe=decisive_settings(recipe) == decisive_settings(made.recipe),
+        recipe=recipe.decisive() == made.recipe.decisive(),
     )
 
 

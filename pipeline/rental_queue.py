@@ -26,6 +26,7 @@ from infra.intents import Intents
 from infra.linode.api import is_here
 from infra.provider import Kind
 from pipeline.run import Run
+from pipeline.run_record import is_trained
 from pipeline.temporary_server import is_temporary
 
 PLACES = "voc-train-rental"  # the limit's name at the server
@@ -44,13 +45,16 @@ def place_to_rent(run: Run) -> Iterator[bool]:
     Gives whether it had to wait: much may have happened since.
 
     Nobody waits who rents nothing, or from a simulator on this computer; nor whose server has no
-    such limit, or ends with the run. A run that goes on with a machine of its own is not kept from
-    it either: that one is paid already.
+    such limit, or ends with the run. A run that goes on with a machine of its own, or is trained
+    already, is not kept from that either.
 
     Raises:
         Failure: CLAIMED, where another controller drives the run meanwhile.
     """
-    if run.parameters.machine != "linode" or is_temporary() or _is_rehearsal():
+    rents = run.parameters.machine == "linode" and not (
+        is_trained(run.store, run.run_id) and not run.parameters.by_volume
+    )
+    if not rents or is_temporary() or _is_rehearsal():
         yield False
         return
     with get_client(sync_client=True) as client:

@@ -165,21 +165,30 @@ class Run:
         """Tell everybody what became of its checkpoint."""
         tell(self.listeners, lambda listener: listener.decided(self.run_id, said))
 
-    def prepared(self, dataset: "Manifest", sources: dict[str, str]) -> None:
+    def prepared(
+        self, dataset: "Manifest", sources: dict[str, str], *, kept_in: Store | None = None
+    ) -> None:
         """Note the dataset, the archives in it and all else that the net will be made from.
 
         Whoever goes on with this run needs them, and the next run compares itself with them. So a
-        net that has learned something stays one of the code that it began with: whatever goes on
-        with it, the next run is another.
+        net that has learned something, whose checkpoints are in the run's store or in `kept_in`,
+        stays one of the code that it began with: whatever goes on with it, the next run is another.
 
-        Raises Failure(CLAIMED) where somebody does by now.
+        Raises Failure(CLAIMED) where somebody else goes on with it by now, InputError where the net
+        has begun to learn from other data or by another recipe.
         """
         self.must_hold()
-        self._dataset, self.sources = dataset.key, sources
         inputs = Inputs.of(dataset, self.parameters.resolved_recipe())
-        began_with = self.inputs and self.inputs.dataset == inputs.dataset
-        if not (began_with and self.store.folders(run_key(self.run_id, "checkpoints"))):
+        learned = (kept_in or self.store).folders(run_key(self.run_id, "checkpoints"))
+        if not (learned and self.inputs):
             self.inputs, self._commit = inputs, commit()
+        elif (inputs.dataset, inputs.recipe) != (self.inputs.dataset, self.inputs.recipe):
+            changes = "; ".join(inputs.changes_since(self.inputs))
+            raise InputError(
+                f"Run {self.run_id} cannot go on with what it has learned: {changes}. Put back "
+                "what has changed, or start a new run."
+            )
+        self._dataset, self.sources = dataset.key, sources
         self._record("running")
 
     def metrics(self) -> list[dict[str, Any]]:

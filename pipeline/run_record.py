@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.concurrently import concurrently
 from infra.failure import Cause, Failure
-from infra.protocol import run_key
+from infra.protocol import Result, run_key
 from infra.stores import Store
 from pipeline.inputs import Inputs
 
@@ -115,6 +115,12 @@ def recorded_run(store: Store, run_id: str) -> RunRecord:
             "Delete it there, and start another run.",
         )
     return record
+
+
+def is_trained(store: Store, run_id: str) -> bool:
+    """Whether the run's training has ended well, wherever its checkpoint is by now."""
+    result = store.read_whole(run_key(run_id, "result.json"), Result)
+    return result is not None and result.cause is None
 
 
 def recorded_metrics(store: Store, run_id: str) -> list[dict[str, Any]]:

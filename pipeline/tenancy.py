@@ -34,6 +34,7 @@ from pipeline import artifacts
 from pipeline.monthly_budget import monthly_budget
 from pipeline.plan import Plan, deadline_in_words, make_plan
 from pipeline.run import Run, Stage
+from pipeline.run_record import is_trained
 
 KEY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _SERVER = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_CA_BUNDLE")  # not secret
@@ -116,8 +117,7 @@ class Tenancy:
         its agent has been heard of.
         """
         store, run_id = self.run.store, self.run.run_id
-        result = store.read_whole(run_key(run_id, "result.json"), Result)
-        if result and result.cause is None:
+        if is_trained(store, run_id):
             return Workplace(Attached("its machine, which has finished"), store, 0, begun=True)
         if job_at_work(self.run) is None:
             return None

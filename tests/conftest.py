@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import effort  # noqa: F401  # as REAL_DATA, read before the environment is cleared below
 from photos import REAL_DATA  # read before the environment is cleared below
 from servers.rgw import RGW
 from small_disk import Disk, small_disk
+
+# A busy computer is no fault of what is tested.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # A test must neither use nor change what the developer has set up.
 _PERSONAL = ("AWS_", "PREFECT_", "VOC_TRAIN_", "WANDB_", "XDG_")

@@ -1,6 +1,7 @@
 """Commands about the champion: who it is, and how a person changes that."""
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,7 +63,8 @@ def promote(
     from pipeline.champion import promote_by_hand
 
     where = Store.open(store or default_store())
-    history = promote_by_hand(where, run_id(run), home() / "checkpoints" / run_id(run))
+    folder = home() / "checkpoints" / run_id(run)
+    history = promote_by_hand(where, run_id(run), folder, partial(print, file=sys.stderr))
     _show(where, history, json=json)
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from infra.failure import Failure
-from infra.protocol import Result, run_key
 from infra.stores import Store
 from model.errors import InputError
 from pipeline.cli.groups import grouped
@@ -38,7 +37,7 @@ from pipeline.cli.options import (
     this_run,
 )
 from pipeline.parameters import Parameters, default_ssh_from, default_store
-from pipeline.run_record import Outcome, RunRecord, Unchanged, recorded_run
+from pipeline.run_record import Outcome, RunRecord, Unchanged, is_trained, recorded_run
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
@@ -279,8 +278,7 @@ def _is_trained(where: Store, record: RunRecord, parameters: Parameters) -> bool
         from pipeline.sweep import all_over
 
         return all_over(where, record)
-    result = where.read_whole(run_key(record.run_id, "result.json"), Result)
-    return not parameters.by_volume and result is not None and result.cause is None
+    return not parameters.by_volume and is_trained(where, record.run_id)
 
 
 def show_plan(parameters: Parameters, *, goes_on: bool = False) -> None:

@@ -6,7 +6,7 @@ What could not be decided in the end is refused before anything is trained or re
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infra.failure import Cause, Failure
 from infra.integrity import hashes_to
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # Causes of a failure that the same training has again, be it on another machine.
 _AGAIN = {Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.DEADLINE}
+# Terms of a rental that a resume may change, and that change nothing of what it is for.
+_BY_THE_WAY = ("budget", "ssh_from", "reaper", "keep")
 _FEWEST = 2  # images, of which a bootstrap can draw others
 
 
@@ -97,15 +99,15 @@ def decided_earlier(store: Store, inputs: Inputs, recipe: Recipe) -> Decision | 
 def must_not_fail_again(store: Store, run_id: str, inputs: Inputs, parameters: Parameters) -> None:
     """Raise the Failure of an earlier run that would be this one's, too, and be paid once more.
 
-    Such a run had the same inputs and the same parameters, and no later one of those ended in
-    another way. Refusals count with what they refused, so the first run is the one that is named.
+    Such a run had the same inputs and the same parameters, and no less of a budget; and no later
+    one of those ended in another way. Refusals count with what they refused, so the first run is
+    the one that is named.
     """
-    asked = parameters.model_dump(mode="json", exclude={"force"})
+    asked, budget = _terms(parameters.model_dump(mode="json"))
     first: RunRecord | None = None
     for one in recorded_runs(store):  # newest first
-        if one.run_id == run_id or one.inputs != inputs:
-            continue
-        if {key: value for key, value in one.parameters.items() if key != "force"} != asked:
+        terms, dollars = _terms(one.parameters)
+        if one.run_id == run_id or one.inputs != inputs or terms != asked or dollars < budget:
             continue
         if one.state != "failed" or one.cause not in _AGAIN:
             break
@@ -117,6 +119,14 @@ def must_not_fail_again(store: Store, run_id: str, inputs: Inputs, parameters: P
             "it is not tried again: change what it complains of, or --force. It said: "
             f"{first.message}",
         )
+
+
+def _terms(parameters: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """What of recorded parameters says how a training ends, and the budget."""
+    rental = parameters.get("rental") or {}
+    how = {key: value for key, value in parameters.items() if key not in ("force", "store")}
+    how["rental"] = {key: rental[key] for key in rental.keys() - {*_BY_THE_WAY}}
+    return how, rental.get("budget") or 0.0
 
 
 def gates_of(recipe: Recipe) -> dict[str, float | None]:

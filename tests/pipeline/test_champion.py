@@ -111,6 +111,17 @@ def test_one_that_is_displaced_by_another_of_the_same_moment_knows_it(
     assert champion_of(after) == "b"
 
 
+def test_the_longer_the_history_takes_to_read_the_longer_is_waited(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(champion.time, "sleep", waited.append)
+    history = promoted(store, "a")
+    slow = History(history.decisions, asked=history.asked - 10)
+    decide(store, slow, "promoted", checkpoint("b"), "")
+    assert waited[0] < 20 < waited[1]
+
+
 def test_a_person_s_promotion_counts_whoever_is_champion_by_then(store: Store) -> None:
     history = promoted(store, "a")
     promoted(store, "b")

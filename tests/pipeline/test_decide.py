@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from infra.claims import Claim
 from infra.failure import Cause, Failure
+from infra.protocol import now
 from infra.stores import Store
 from model import checkpoint as checkpoints
 from model.checkpoint import CheckpointManifest
@@ -23,6 +25,7 @@ from pipeline.parameters import Parameters
 from pipeline.preparation import TO_TRAIN, prepare_dataset
 from pipeline.run_record import recorded_run
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+from pipeline.stages import fetch_checkpoint
 from pipeline.stages.decide import (
     Settled,
     decided_earlier,
@@ -240,6 +243,14 @@ def test_what_failed_by_the_way_may_succeed_the_next_time(trained: Trained) -> N
     assert not refused(trained)
 
 
+def test_what_failed_with_more_money_fails_with_less(trained: Trained) -> None:
+    asked = recorded_run(trained.store, WEAK).parameters
+    generous = {"rental": asked["rental"] | {"budget": 8, "ssh_from": ["203.0.113.7/32"]}}
+    ended(trained, "260201-later", 1, Cause.DEADLINE, parameters=asked | generous)  # as resumed
+    assert refused(trained, rental={"budget": 5})
+    assert not refused(trained, rental={"budget": 9})
+
+
 def test_what_failed_though_it_was_forced_counts_as_well(trained: Trained) -> None:
     asked = recorded_run(trained.store, WEAK).parameters | {"promote": True}
     ended(trained, "260201-memor", 1, Cause.OUT_OF_MEMORY, parameters=asked | {"force": True})
@@ -269,6 +280,36 @@ def test_promoting_by_hand_wants_another_than_the_champion(trained: Trained) -> 
         trained.promote(GOOD)
     with pytest.raises(Failure, match="260103-none0"):
         promote_by_hand(trained.store, "260103-none0", trained.blob(GOOD).parents[5] / "none")
+
+
+def test_who_is_promoted_while_a_person_s_choice_comes_home_comes_before_it(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = fetch_checkpoint.fetch_checkpoint
+
+    def comes_home(*asked: Any) -> CheckpointManifest:
+        manifest = fetch(*asked)
+        history = History.load(trained.store)
+        decide(trained.store, history, "promoted", reference(trained.manifest(GOOD)), "")
+        return manifest
+
+    monkeypatch.setattr("pipeline.stages.fetch_checkpoint.fetch_checkpoint", comes_home)
+    history = trained.promote(WEAK)
+    assert [one.checkpoint.run_id for one in history.line] == [GOOD, WEAK]
+
+
+def test_a_run_that_somebody_drives_is_not_promoted_by_hand(trained: Trained) -> None:
+    claim = Claim(owner="other", where="there", time=now(), rank=1)
+    key = f"runs/{WEAK}/claims/other.json"
+
+    def renews(_line: str) -> None:
+        trained.store.write(key, claim)
+
+    trained.store.write(key, claim)
+    with pytest.raises(Failure) as caught:
+        promote_by_hand(trained.store, WEAK, trained.blob(WEAK).parents[5] / "mine", renews)
+    assert caught.value.cause is Cause.CLAIMED
+    assert champion_of(trained) is None
 
 
 def _missing(blob: Path) -> None:

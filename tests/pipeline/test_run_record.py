@@ -9,6 +9,7 @@ from infra.claims import Claim
 from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
 from model.dataset import Manifest
+from model.errors import InputError
 from pipeline.parameters import Parameters
 from pipeline.run import Run
 from pipeline.run_record import recorded_run
@@ -82,7 +83,10 @@ def test_a_net_that_has_learned_is_of_the_code_that_it_began_with(
     assert goes_on("mended") == "mended"  # nothing was learned before
     run.store.put(run_key(run.run_id, "checkpoints", "00000003", "checkpoint.pt"), b"weights")
     assert goes_on("third") == "mended"
-    assert goes_on("third", digest="another") == "third"
+    begun_with = recorded_run(run.store, run.run_id).inputs
+    with pytest.raises(InputError, match="dataset: was d, is another"):
+        goes_on("third", digest="another")
+    assert recorded_run(run.store, run.run_id).inputs == begun_with
 
 
 def test_a_record_that_names_another_run_is_none(run: Run) -> None:
