@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from agents import until
 from infra.intents import Intent, Intents
-from infra.protocol import now
+from infra.protocol import Result, now
 from infra.provider import Kind
 from infra.stores import Store
 from pipeline import rental_queue
@@ -300,6 +300,15 @@ def test_a_run_that_has_its_machine_already_is_not_kept_from_it(
     Intents(store, "r").intend(intent)
     assert goes_at_once(server, wants(store, "linode", earlier=True))
     assert server.get(_PLACES)["active_slots"] == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_run_that_is_trained_already_waits_for_nobody(
+    server: PrefectServer, store: Store, taken: None
+) -> None:
+    ended = Result(exit_code=0, cause=None, message="", started=now(), ended=now())
+    store.write("runs/r/result.json", ended)
+    assert goes_at_once(server, wants(store, "linode", earlier=True))
 
 
 @pytest.mark.timeout(60)
