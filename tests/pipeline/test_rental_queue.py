@@ -270,12 +270,12 @@ def test_who_leaves_the_queue_while_being_cancelled_stays_so(
     assert server.get(_PLACES)["active_slots"] == 0
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 def test_a_training_here_needs_no_place(server: PrefectServer, store: Store, taken: None) -> None:
     assert goes_at_once(server, wants(store, "local"))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 def test_a_rehearsal_neither_waits_nor_takes_the_place(
     server: PrefectServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +292,7 @@ def test_a_rehearsal_neither_waits_nor_takes_the_place(
     server.patch(_PLACES, active_slots=0)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 def test_a_run_that_has_its_machine_already_is_not_kept_from_it(
     server: PrefectServer, store: Store, taken: None
 ) -> None:
@@ -302,7 +302,7 @@ def test_a_run_that_has_its_machine_already_is_not_kept_from_it(
     assert server.get(_PLACES)["active_slots"] == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 def test_a_run_that_is_trained_already_waits_for_nobody(
     server: PrefectServer, store: Store, taken: None
 ) -> None:
@@ -311,7 +311,7 @@ def test_a_run_that_is_trained_already_waits_for_nobody(
     assert goes_at_once(server, wants(store, "linode", earlier=True))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 def test_a_server_of_the_run_s_own_has_no_queue(
     server: PrefectServer, store: Store, taken: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
