@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from infra.intents import Entry, Intents
+from infra.intents import Entry, Intents, may_have_been
 from infra.lease import billed_hours
 from infra.protocol import run_key
 from infra.reaper import REPORT, ReaperReport
-from infra.receipt import Line, read_receipt
+from infra.receipt import Line, Receipt, read_receipt
 from infra.stores import Store
 
 _HOUR = timedelta(hours=1)
@@ -106,15 +106,24 @@ def read_costs(
 ) -> Costs | None:
     """What a run has rented; None where that is nothing.
 
-    Of a run that has `ended` the receipt is enough, one request, unless something was left: then,
-    as with all others, a listing and up to three requests for each thing. `looked` is what a reaper
-    saw last: what it did not see is gone, though nobody noted it. When that was is not known, so it
-    counts until that look, or its deadline.
+    Of a run that has `ended` the receipt and a listing are enough, two requests, unless something
+    was left, or rented later: then, as with all others, a listing and up to three requests for each
+    thing. `looked` is what a reaper saw last: what it did not see is gone, though nobody noted it.
+    When that was is not known, so it counts until that look, or its deadline.
     """
     receipt = read_receipt(store, run_id) if ended else None
-    if receipt and all(line.gone for line in receipt.lines):
+    if receipt and _is_whole(receipt, store):
         return _costs(run_id, map(_of_line, receipt.lines))
     return costs_of_notes(run_id, Intents.load(store, run_id).entries(), looked)
+
+
+def _is_whole(receipt: Receipt, store: Store) -> bool:
+    """Whether it tells the end of all that was rented.
+
+    It may be an earlier attempt's: whoever went on may have rented, and died before the next one.
+    """
+    ended = {(line.kind, line.label) for line in receipt.lines if line.gone}
+    return len(ended) == len(receipt.lines) and may_have_been(store, receipt.run_id) <= ended
 
 
 def costs_of_notes(

@@ -160,6 +160,17 @@ class Intents:
         return run_key(self.run_id, "intents", f"{intent.kind}-{intent.label}{note}.json")
 
 
+def may_have_been(store: Store, run_id: str) -> frozenset[tuple[str, str]]:
+    """Kinds and labels of what a run created, or may have: one listing, and no note is read."""
+    keys = (entry.key for entry in store.list(run_key(run_id, "intents")))
+    names = {key.rsplit("/", 1)[-1].removesuffix(".json") for key in keys}
+    intended = {name for name in names if not name.endswith((_CREATED, _GONE))}
+    # What is gone without ever having been created was refused.
+    refused = {name for name in intended if name + _GONE in names and name + _CREATED not in names}
+    parted = (name.partition("-") for name in intended - refused)
+    return frozenset((kind, label) for kind, _, label in parted)
+
+
 def _by_name(key: str, time: datetime) -> Entry | None:
     """An intent that cannot be read: its name says what may be there."""
     kind, _, label = key.rsplit("/", 1)[-1].removesuffix(".json").partition("-")

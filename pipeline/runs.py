@@ -1,8 +1,8 @@
 """All runs of a store: when, what, how good, how dear, and how they stand.
 
-What it takes of the store: two requests, and for each run one for its record; one more for the
-receipt of what a run on rented machines cost, or else its notes (see `infra/costs.py`); and three
-for how far a run is that goes on. They are asked for 32 at a time.
+What it takes of the store: two requests, and for each run one for its record; two more for what a
+run on rented machines cost, its receipt and a listing, or else its notes (see `infra/costs.py`);
+and three for how far a run is that goes on. They are asked for 32 at a time.
 """
 
 import json
@@ -91,9 +91,7 @@ def costs_of(
         return read_costs(store, run_id, ended=False, looked=looked)
     if record.parameters.get("machine", "linode") != "linode":
         return None
-    # A store that failed may hold the receipt of an earlier attempt.
-    ended = record.state != "running" and record.cause is not Cause.STORE
-    return read_costs(store, run_id, ended=ended, looked=looked)
+    return read_costs(store, run_id, ended=record.state != "running", looked=looked)
 
 
 def print_runs(store: Store, wanted: Wanted, *, as_json: bool) -> None:

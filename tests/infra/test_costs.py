@@ -131,13 +131,32 @@ def test_a_receipt_is_enough_unless_something_was_left(store: Store) -> None:
     counting = CountingStore.of(store)
     rented(store, RUN, NOON, hours=2, with_receipt=True)
     assert costs(counting, ended=True).dollars(NOON) == pytest.approx(2 * PRICE)
-    assert counting.requests == 1  # the receipt
+    assert counting.requests == 2  # the receipt, and what was intended
 
     rented(store, RUN, NOON, number=2, with_receipt=True)  # which a reaper deletes later
     rented(store, RUN, NOON, number=2, hours=1)
     later = costs(store, ended=True)
     assert later.there == ()
     assert later.dollars(NOON) == pytest.approx(3 * PRICE)
+
+
+@pytest.mark.parametrize("hours", [None, 1], ids=["there", "deleted by a reaper"])
+def test_a_receipt_says_nothing_of_what_was_rented_after_it(
+    store: Store, hours: float | None
+) -> None:
+    rented(store, RUN, NOON, hours=2, with_receipt=True)
+    later = rented(store, RUN, NOON + 3 * HOUR, number=2, hours=hours)  # its controller was killed
+    found = costs(store, ended=True)
+    assert [rent.label for rent in found.there] == ([] if hours else [later.label])
+    assert found.dollars(NOON + 4 * HOUR) == pytest.approx(3 * PRICE)
+
+
+def test_a_receipt_is_enough_though_an_offer_had_no_machine_free(store: Store) -> None:
+    rented(store, RUN, None, intended=NOON, hours=0.1)
+    rented(store, RUN, NOON, hours=2, number=2, with_receipt=True)
+    counting = CountingStore.of(store)
+    assert costs(counting, ended=True).dollars(NOON) == pytest.approx(2 * PRICE)
+    assert counting.requests == 2
 
 
 def test_a_damaged_note_is_not_taken_for_a_gift(store: Store) -> None:
