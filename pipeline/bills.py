@@ -70,7 +70,7 @@ def read_bills(store: Store, clock: Clock, by: By, month: str | None = None) -> 
         unseen = str(failure)
     budget = None
     with suppress(Failure):  # a note that is damaged is for who rents to hear of
-        budget = monthly_budget(store, clock)
+        budget = monthly_budget(store, clock, costs)
     return Bills(
         by=by,
         bills=tuple(_bills(by, costs, statement, month, now)),

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from infra.clock import Clock
@@ -43,20 +44,22 @@ class MonthlyBudget:
         )
 
 
-def monthly_budget(store: Store, clock: Clock) -> MonthlyBudget | None:
+def monthly_budget(
+    store: Store, clock: Clock, costs: Iterable[Costs] | None = None
+) -> MonthlyBudget | None:
     """The budget as the environment has it, and how it stands; None where there is none.
 
-    It counts the runs of this store, all of them, as `all_costs` reads them. What has not ended
-    counts until its deadline, in whichever month that is. Two that rent in the same moment do not
-    see each other. Raises Failure(BAD_INPUT) for a value that is no amount, Failure(CORRUPT) where
-    it is not known what this month has cost.
+    It counts the runs of this store, all of them: by `costs`, else as `all_costs` reads them. What
+    has not ended counts until its deadline, in whichever month that is. Two that rent in the same
+    moment do not see each other. Raises Failure(BAD_INPUT) for a value that is no amount,
+    Failure(CORRUPT) where it is not known what this month has cost.
     """
     if (dollars := dollars_a_month()) is None:
         return None
     now = clock.now()
     month = month_of(now)
     since = month_begin(month)
-    costs = all_costs(store).values()
+    costs = tuple(all_costs(store).values() if costs is None else costs)
     for one in costs:
         if lost := [key for key, written in one.unknown.items() if written >= since]:
             raise Failure(

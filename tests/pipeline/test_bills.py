@@ -13,7 +13,7 @@ from infra.rental import Rental
 from infra.simulator import Simulator
 from infra.stores import Store
 from pipeline.bills import Bill, print_bills, read_bills
-from spending import PRICE, rented
+from spending import PRICE, CountingStore, rented
 from stepped_clock import SteppedDays
 
 LATE = datetime(2026, 11, 30, 22, 30, tzinfo=UTC)  # 90 minutes before December
@@ -156,6 +156,20 @@ def test_without_a_token_there_is_the_estimate(
     said = capsys.readouterr().out
     assert "Estimated only: There is no token for Linode" in said
     assert "Not invoiced" not in said
+
+
+def test_with_a_budget_no_note_is_read_twice(
+    store: Store, clock: SteppedDays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LINODE_TOKEN", raising=False)
+    rented(store, FIRST, LATE, hours=1.2)
+    requests = []
+    for limit in ("", "20"):
+        monkeypatch.setenv("VOC_TRAIN_MONTHLY_BUDGET", limit)
+        counting = CountingStore.of(store)
+        assert bool(read_bills(counting, clock, "run").budget) == bool(limit)
+        requests.append(counting.requests)
+    assert requests[0] == requests[1]
 
 
 def test_nothing_rented(
