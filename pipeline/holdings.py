@@ -123,16 +123,20 @@ def survey(store: Store) -> Holdings:
     )
 
 
-def in_use(store: Store, run_id: str, held: Holdings) -> str:
+def in_use(store: Store, run_id: str, held: Holdings, *, claimed: bool = False) -> str:
     """What needs a run now, or the sweep that it is of, in words; "" for nothing.
 
     Asked anew: whoever went on with it since it was `held`, and ended, has written its record.
+    Where the caller has `claimed` the run, its claims are not looked at.
     """
     report = store.read_whole(REPORT, ReaperReport)
     known = {run.run_id: run.record for run in held.runs}
     for name in filter(None, (run_id, held.sweeps.get(run_id))):
         both = (name, f"{name}{_PREPARATION}")
         entries = [entry for one in both for entry in store.list(run_key(one))]
+        if claimed and name == run_id:
+            claims = run_key(name, "claims/")
+            entries = [entry for entry in entries if not entry.key.startswith(claims)]
         run = _run(store, name, entries, report)
         use = run.in_use or ("" if run.record == known[name] else "somebody went on with it")
         if use:

@@ -227,18 +227,8 @@ def prune(
     for item in plan.items:
         if item.kind != "run":
             continue
-        _must_be_same_champions(store, held)
-        if why := in_use(store, item.name, held):
+        if why := in_use(store, item.name, held) or _delete_run(store, item, held, say):
             say(f"run {item.name} stays: {why}")
-            continue
-        try:
-            with Hold(store, item.name, say=say):  # until it is gone nobody else goes on with it
-                store.write(run_key(item.name, PRUNED), Pruned(time=now(), why=item.why))
-                _delete(store, item)
-        except Failure as failure:
-            if failure.cause is not Cause.CLAIMED:
-                raise
-            say(f"run {item.name} stays: {failure}")
             continue
         gone.append(item)
     # Somebody may have begun meanwhile, and need what nobody needed before.
@@ -256,6 +246,23 @@ def prune(
         gone.append(item)
     clear_leftovers(store, UNFINISHED_AFTER)
     return (*gone, *(item for item in plan.items if item.kind == "leftover"))
+
+
+def _delete_run(store: Store, item: Item, held: Holdings, say: Callable[[str], None]) -> str:
+    """Delete a run; returns what needs it by now, in words, and then nothing was deleted."""
+    try:
+        with Hold(store, item.name, say=say):  # until it is gone nobody else goes on with it
+            # To have it may have taken a minute, in which somebody drove it to its end.
+            _must_be_same_champions(store, held)
+            if why := in_use(store, item.name, held, claimed=True):
+                return why
+            store.write(run_key(item.name, PRUNED), Pruned(time=now(), why=item.why))
+            _delete(store, item)
+    except Failure as failure:
+        if failure.cause is not Cause.CLAIMED:
+            raise
+        return str(failure)
+    return ""
 
 
 def _delete(store: Store, item: Item) -> None:

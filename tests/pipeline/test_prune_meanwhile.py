@@ -15,7 +15,7 @@ from infra.reaper import ReaperReport
 from infra.stores import Store
 from pipeline.holdings import survey
 from pipeline.pruning import Terms, decide, prune
-from pruned import NONE, RECORDS, Eventful, is_whole, plan_of, pruned, three_old_runs
+from pruned import NONE, RECORDS, Eventful, is_whole, left_of, plan_of, pruned, three_old_runs
 from stored import keys, make_older, put_decision, put_run
 
 
@@ -194,7 +194,7 @@ def test_nobody_goes_on_with_a_run_while_it_is_deleted(old: Store) -> None:
 def test_a_run_that_somebody_takes_right_after_the_look_stays(
     old: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.pruning.in_use", lambda *_: "")
+    monkeypatch.setattr("pipeline.pruning.in_use", lambda *_, **__: "")
     monkeypatch.setattr("pipeline.pruning.Hold", partial(Hold, every=0.1))
     held = survey(old)
     said: list[str] = []
@@ -229,6 +229,47 @@ def test_a_champion_that_is_made_on_the_way_stays(old: Store) -> None:
         prune(store, decide(held, NONE), held, NONE)
     assert is_whole(old, "run-a")
     assert len(keys(old, "datasets/da")) == 4
+
+
+def _goes_on_and_ends(store: Store) -> None:
+    put_run(store, "run-a", dataset="da", archives="a", message="Trained again.")
+
+
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        (_goes_on_and_ends, "somebody went on with it"),
+        (_rents, "instance voc-train-run-a-t1 is not proven gone"),
+        (_runs, "running"),
+    ],
+)
+def test_while_a_run_is_claimed_is_looked_at_again(
+    old: Store, happens: Callable[[Store], None], why: str
+) -> None:
+    """The claim may wait for a minute for whoever drove the run."""
+    store = Eventful.open(old.url)
+    assert isinstance(store, Eventful)
+    store.at, store.happens = "runs/run-a/claims/", lambda: happens(old)
+    held = survey(store)
+    said: list[str] = []
+    prune(store, decide(held, NONE), held, NONE, said.append)
+    assert any(line.startswith("run run-a stays:") and why in line for line in said)
+    assert is_whole(old, "run-a")
+    assert "pruned.json" not in left_of(old, "run-a")
+    assert not is_whole(old, "run-b")
+
+
+def test_a_champion_that_is_made_while_its_run_is_claimed_stays(old: Store) -> None:
+    store = Eventful.open(old.url)
+    assert isinstance(store, Eventful)
+    store.at = "runs/run-a/claims/"
+    store.happens = lambda: put_decision(old, 1, "run-a", "da")
+    held = survey(store)
+    with pytest.raises(Failure, match="A champion was decided on meanwhile"):
+        prune(store, decide(held, NONE), held, NONE)
+    assert is_whole(old, "run-a")
+    assert "pruned.json" not in left_of(old, "run-a")
+    assert keys(old, "runs/run-a/claims") == set()
 
 
 @pytest.mark.parametrize(

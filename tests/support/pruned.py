@@ -40,14 +40,21 @@ def is_whole(store: Store, run_id: str) -> bool:
 
 
 class Eventful(Store):
-    """A store in which something happens right before the deletion of an object."""
+    """A store in which something happens right before an object is written or deleted."""
 
     at = ""
     happens: Callable[[], object]
 
+    def put(self, key: str, data: bytes) -> None:
+        self._look_at(key)
+        super().put(key, data)
+
     def delete_many(self, keys: Iterable[str]) -> None:
         keys = list(keys)
+        self._look_at(*keys)
+        super().delete_many(keys)
+
+    def _look_at(self, *keys: str) -> None:
         if self.at and any(self.at in key for key in keys):
             self.at = ""
             self.happens()
-        super().delete_many(keys)
