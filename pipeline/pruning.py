@@ -68,7 +68,7 @@ class Plan:
         return sum(item.size for item in self.items if item.kind != "leftover")
 
 
-def decide(held: Holdings, terms: Terms) -> Plan:
+def what_may_go(held: Holdings, terms: Terms) -> Plan:
     """What may go of what is held."""
     stays, needed = _runs_that_stay(held, terms)
     left_alone = dict(held.strange)
@@ -234,7 +234,7 @@ def prune(
     # Somebody may have begun meanwhile, and need what nobody needed before.
     planned = {(item.kind, item.name) for item in plan.items}
     held = survey(store)
-    for item in decide(held, terms).items:
+    for item in what_may_go(held, terms).items:
         if item.kind in ("run", "leftover") or (item.kind, item.name) not in planned:
             continue
         _must_be_same_champions(store, held)

@@ -57,7 +57,7 @@ def prune(
     where = Store.open(store or default_store())
     terms = pruning.Terms(keep, timedelta(days=older_than))
     held = survey(where)
-    plan = pruning.decide(held, terms)
+    plan = pruning.what_may_go(held, terms)
     copies = list(caches.copies(home(), held)) if local else []
     if not json:
         _show(plan, copies)

@@ -7,7 +7,7 @@ import pytest
 from infra.failure import Cause, Failure
 from infra.stores import Store
 from pipeline.holdings import survey
-from pipeline.pruning import Terms, decide, must_not_be_too_much
+from pipeline.pruning import Terms, must_not_be_too_much, what_may_go
 from pruned import NONE, RECORDS, is_whole, left_of, plan_of, pruned, three_old_runs
 from stored import keys, make_older, put_archive, put_dataset, put_decision, put_run
 
@@ -160,16 +160,16 @@ def test_too_much_is_refused_with_figures(old: Store) -> None:
     with pytest.raises(
         Failure, match=r"^3 of 3 runs would go, .* more than 90 %.*--most"
     ) as caught:
-        must_not_be_too_much(decide(held, NONE), held, 90)
+        must_not_be_too_much(what_may_go(held, NONE), held, 90)
     assert caught.value.cause is Cause.BAD_INPUT
-    must_not_be_too_much(decide(held, Terms(keep=1)), held, 90)
-    must_not_be_too_much(decide(held, NONE), held, 100)
+    must_not_be_too_much(what_may_go(held, Terms(keep=1)), held, 90)
+    must_not_be_too_much(what_may_go(held, NONE), held, 100)
 
     old.put("datasets/big/shards/00000.tar", bytes(100_000))
     make_older(old, 8)
     held = survey(old)
     with pytest.raises(Failure, match=r"GB would go"):
-        must_not_be_too_much(decide(held, Terms(keep=3)), held, 90)
+        must_not_be_too_much(what_may_go(held, Terms(keep=3)), held, 90)
 
 
 def test_half_written_files_of_a_folder_go(old: Store) -> None:

@@ -8,7 +8,7 @@ import pytest
 from infra.protocol import now
 from infra.stores import Store
 from pipeline.holdings import survey
-from pipeline.pruning import Terms, decide, prune
+from pipeline.pruning import Terms, prune, what_may_go
 from servers.rgw import RGW
 from stored import keys, put_archive, put_dataset, put_decision, put_run
 
@@ -39,7 +39,7 @@ def test_runs_data_and_broken_uploads_leave_a_bucket(
         monkeypatch.setattr(f"pipeline.{module}.UNFINISHED_AFTER", timedelta(0))
 
     held = survey(store)
-    plan = decide(held, Terms(keep=0))
+    plan = what_may_go(held, Terms(keep=0))
     assert [(i.name, i.size) for i in plan.items if i.kind == "leftover"] == [
         ("voc/datasets/da/shards/00002.tar", len(b"part"))
     ]
@@ -57,4 +57,4 @@ def test_runs_data_and_broken_uploads_leave_a_bucket(
     }
     left = client.list_multipart_uploads(Bucket=name)["Uploads"]
     assert [upload["Key"] for upload in left] == ["backup.tar"]
-    assert not decide(survey(store), Terms(keep=0)).items
+    assert not what_may_go(survey(store), Terms(keep=0)).items

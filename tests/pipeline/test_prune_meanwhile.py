@@ -14,7 +14,7 @@ from infra.provider import Kind, Thing
 from infra.reaper import ReaperReport
 from infra.stores import Store
 from pipeline.holdings import survey
-from pipeline.pruning import Terms, decide, prune
+from pipeline.pruning import Terms, prune, what_may_go
 from pruned import NONE, RECORDS, Eventful, is_whole, left_of, plan_of, pruned, three_old_runs
 from stored import keys, make_older, put_decision, put_run
 
@@ -78,7 +78,7 @@ def test_what_somebody_works_on_stays_with_its_data(
     if not late:
         happens(old)
     held = survey(old)
-    plan = decide(held, NONE)
+    plan = what_may_go(held, NONE)
     if late:  # between the look and the deletion
         happens(old)
     else:
@@ -137,7 +137,7 @@ def test_a_run_that_died_while_it_prepared_keeps_no_data(old: Store) -> None:
 
 def test_a_run_that_begins_meanwhile_keeps_the_data(old: Store) -> None:
     held = survey(old)
-    plan = decide(held, NONE)
+    plan = what_may_go(held, NONE)
     put_run(old, "run-d", days=0, dataset="da", state="running")
     prune(old, plan, held, NONE)
     assert len(keys(old, "datasets/da")) == 4
@@ -150,7 +150,7 @@ def test_a_run_that_begins_on_the_way_keeps_what_is_left(old: Store) -> None:
     store.at, store.happens = "datasets/da/", lambda: put_run(old, "run-d", days=0, state="running")
     held = survey(store)
     said: list[str] = []
-    prune(store, decide(held, NONE), held, NONE, said.append)
+    prune(store, what_may_go(held, NONE), held, NONE, said.append)
     assert "run run-d is at work by now" in said[0]
     assert len(keys(old, "archives")) == 9
     assert len([key for key in keys(old, "datasets") if key.endswith("manifest.json")]) == 2
@@ -162,14 +162,14 @@ def test_a_run_that_goes_on_on_the_way_keeps_what_is_left(old: Store) -> None:
     store.at, store.happens = "datasets/db/manifest", lambda: _is_claimed(old)
     held = survey(store)
     said: list[str] = []
-    prune(store, decide(held, NONE), held, NONE, said.append)
+    prune(store, what_may_go(held, NONE), held, NONE, said.append)
     assert "run run-a is at work by now" in said[0]
     assert len(keys(old, "archives")) == 9
 
 
 def test_a_run_that_went_on_and_ended_meanwhile_stays(old: Store) -> None:
     held = survey(old)
-    plan = decide(held, NONE)
+    plan = what_may_go(held, NONE)
     put_run(old, "run-a", dataset="da", archives="a", message="Trained again.")
     said: list[str] = []
     prune(old, plan, held, NONE, said.append)
@@ -186,7 +186,7 @@ def test_nobody_goes_on_with_a_run_while_it_is_deleted(old: Store) -> None:
         lambda: claims.append(keys(old, "runs/run-a/claims")),
     )
     held = survey(store)
-    prune(store, decide(held, NONE), held, NONE)
+    prune(store, what_may_go(held, NONE), held, NONE)
     assert len(claims[0]) == 1
     assert keys(old, "runs/run-a/claims") == set()
 
@@ -199,7 +199,7 @@ def test_a_run_that_somebody_takes_right_after_the_look_stays(
     held = survey(old)
     said: list[str] = []
     with Hold(old, "run-a", every=0.05):
-        prune(old, decide(held, NONE), held, NONE, said.append)
+        prune(old, what_may_go(held, NONE), held, NONE, said.append)
     assert is_whole(old, "run-a")
     assert not is_whole(old, "run-b")
     assert any("run run-a stays: Run run-a is driven by" in line for line in said)
@@ -210,7 +210,7 @@ def test_of_a_sweep_that_goes_on_meanwhile_every_setting_stays(old: Store) -> No
     put_run(old, "run-a", trials=[trial])
     make_older(old, 8)
     held = survey(old)
-    plan = decide(held, NONE)
+    plan = what_may_go(held, NONE)
     assert "run-b" not in plan.stays
     _is_claimed(old)
     said: list[str] = []
@@ -226,7 +226,7 @@ def test_a_champion_that_is_made_on_the_way_stays(old: Store) -> None:
     store.at, store.happens = "run-c/checkpoints", lambda: put_decision(old, 1, "run-a", "da")
     held = survey(store)
     with pytest.raises(Failure, match="A champion was decided on meanwhile"):
-        prune(store, decide(held, NONE), held, NONE)
+        prune(store, what_may_go(held, NONE), held, NONE)
     assert is_whole(old, "run-a")
     assert len(keys(old, "datasets/da")) == 4
 
@@ -252,7 +252,7 @@ def test_while_a_run_is_claimed_is_looked_at_again(
     store.at, store.happens = "runs/run-a/claims/", lambda: happens(old)
     held = survey(store)
     said: list[str] = []
-    prune(store, decide(held, NONE), held, NONE, said.append)
+    prune(store, what_may_go(held, NONE), held, NONE, said.append)
     assert any(line.startswith("run run-a stays:") and why in line for line in said)
     assert is_whole(old, "run-a")
     assert "pruned.json" not in left_of(old, "run-a")
@@ -266,7 +266,7 @@ def test_a_champion_that_is_made_while_its_run_is_claimed_stays(old: Store) -> N
     store.happens = lambda: put_decision(old, 1, "run-a", "da")
     held = survey(store)
     with pytest.raises(Failure, match="A champion was decided on meanwhile"):
-        prune(store, decide(held, NONE), held, NONE)
+        prune(store, what_may_go(held, NONE), held, NONE)
     assert is_whole(old, "run-a")
     assert "pruned.json" not in left_of(old, "run-a")
     assert keys(old, "runs/run-a/claims") == set()
@@ -291,7 +291,7 @@ def test_one_that_is_killed_leaves_nothing_that_looks_whole_and_goes_on(
     store.at, store.happens = at, die
     held = survey(store)
     with pytest.raises(KeyboardInterrupt):
-        prune(store, decide(held, NONE), held, NONE)
+        prune(store, what_may_go(held, NONE), held, NONE)
 
     there = keys(old)
     for key in there:

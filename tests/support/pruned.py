@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from infra.stores import Store
 from pipeline.holdings import survey
-from pipeline.pruning import Plan, Terms, decide, prune
+from pipeline.pruning import Plan, Terms, prune, what_may_go
 from stored import keys, make_older, put_archive, put_dataset, put_run
 
 RECORDS = {"run.json", "receipt.json", "pruned.json"}
@@ -22,13 +22,13 @@ def three_old_runs(store: Store) -> Store:
 
 
 def plan_of(store: Store, terms: Terms = NONE) -> Plan:
-    return decide(survey(store), terms)
+    return what_may_go(survey(store), terms)
 
 
 def pruned(store: Store, terms: Terms = NONE) -> set[tuple[str, str]]:
     """Do it; returns what has gone."""
     held = survey(store)
-    return {(i.kind, i.name) for i in prune(store, decide(held, terms), held, terms)}
+    return {(i.kind, i.name) for i in prune(store, what_may_go(held, terms), held, terms)}
 
 
 def left_of(store: Store, run_id: str) -> set[str]:
