@@ -24,6 +24,7 @@ from devkit import HEIGHT, WIDTH, devkit, encoded, entry, jpeg, mask_of, palette
 from model.palette import colourise
 from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
 from servers.file_server import FileServer
+from servers.prefect import PrefectServer
 from small_disk import Disk
 
 PHOTO = "VOCdevkit/VOC2012/JPEGImages/two.jpg"
@@ -337,8 +338,7 @@ def installed(*arguments: object, **environment: str) -> Said:
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.usefixtures("flows")
-def test_a_run_with_a_bad_photo_ends_with_its_name(tmp_path: Path, voc_train: VocTrain) -> None:
+def test_a_run_with_a_bad_photo_ends_with_its_name(tmp_path: Path, prefect: PrefectServer) -> None:
     """Through the whole flow; what Prefect says on the way is not shown."""
     write_sample_archive(tmp_path / "whole.tar", train=3, val=1, unlabelled=0, size=32)
     broken = io.BytesIO((tmp_path / "whole.tar").read_bytes())
@@ -347,9 +347,10 @@ def test_a_run_with_a_bad_photo_ends_with_its_name(tmp_path: Path, voc_train: Vo
     with broken.getbuffer() as data:
         data[photo.offset_data : photo.offset_data + photo.size] = bytes(photo.size)
     (tmp_path / "broken.tar").write_bytes(broken.getvalue())
-    said = voc_train(
+    said = installed(
         *("run", "local", "--archive", tmp_path / "broken.tar", "--recipe", "tiny"),
         *("--store", tmp_path / "store", "--classes", ",".join(SAMPLE_CLASSES), "--json"),
+        PREFECT_API_URL=prefect.api,
     )
     assert said.code == 2, said
     (failed,) = map(json.loads, said.out.splitlines())
