@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.claims import Hold
 from infra.concurrently import concurrently
@@ -43,16 +43,22 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    run_id: str
-    step: int
+    run_id: str = Field(pattern=r"^[\w-]{1,40}$")
+    step: int = Field(ge=0)
     key: str  # of its folder
     size: int  # bytes of its blob
     sha256: str
     weights_digest: str
     miou: float  # on its own validation set
     classes: tuple[str, ...]
-    dataset_key: str
+    dataset_key: str = Field(pattern=r"^[\w-]{1,80}$")
     dataset_digest: str
+
+    @model_validator(mode="after")
+    def _of_its_run(self) -> Self:
+        if self.key != _key(self.run_id, self.step):
+            raise ValueError(f"{self.key} is no checkpoint of run {self.run_id}")
+        return self
 
 
 class Decision(BaseModel):
@@ -61,7 +67,7 @@ class Decision(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str  # of its object, without the folder and the suffix
-    number: int = Field(ge=1)
+    number: int = Field(ge=1, lt=1_000_000)  # as many digits as its name has for it
     kind: Kind
     time: datetime
     by_hand: bool = False
@@ -102,7 +108,7 @@ class History:
         """Read all decisions; Failure(CORRUPT) names one that is damaged."""
         asked = time.monotonic()
         keys = [entry.key for entry in store.list(_FOLDER) if entry.key.endswith(".json")]
-        found = concurrently(lambda key: store.read(key, Decision), keys)
+        found = concurrently(lambda key: _read(store, key), keys)
         return cls((one for one in found if one), asked)
 
     @property
@@ -123,6 +129,17 @@ class History:
         """The latest decision that counts about a checkpoint made from just these inputs."""
         same = [one for one in self.counting if one.inputs == inputs]
         return same[-1] if same else None
+
+
+def _read(store: Store, key: str) -> Decision | None:
+    one = store.read(key, Decision)
+    if one and key != f"{_FOLDER}/{one.name}.json":
+        raise Failure(
+            Cause.CORRUPT,
+            f"{key} in {store.url} is not what it is called: it says that it is {one.name[:80]!r}. "
+            "Delete it there, or put it back under its own name.",
+        )
+    return one
 
 
 def _counts(one: Decision, champion: Decision | None) -> bool:
@@ -171,12 +188,16 @@ def decide(
     return decision, History.load(store)
 
 
+def _key(run_id: str, step: int) -> str:
+    return run_key(run_id, "checkpoints", f"{step:08d}")
+
+
 def reference(manifest: "CheckpointManifest") -> Checkpoint:
     """Where a checkpoint lies in the store of its run, and what it has to hash to."""
     return Checkpoint(
         run_id=manifest.run_id,
         step=manifest.step,
-        key=run_key(manifest.run_id, "checkpoints", f"{manifest.step:08d}"),
+        key=_key(manifest.run_id, manifest.step),
         size=manifest.size,
         sha256=manifest.sha256,
         weights_digest=manifest.weights_digest,

@@ -139,8 +139,8 @@ class Terminal:
     def ended(self, run_id: str, failure: str | None) -> None:
         if failure:
             typed = " ".join([run_id, *self.options])
-            cured = self.rehearses or failure.startswith(Cause.BAD_INPUT)  # not by going on
-            on = "" if cured else f", `voc-train resume {typed}` goes on from there"
+            in_vain = self.rehearses or failure.startswith((Cause.BAD_INPUT, Cause.BELOW_GATE))
+            on = "" if in_vain else f", `voc-train resume {typed}` goes on from there"
             self._dimly(f"`voc-train status {typed}` shows how far it came{on}")
 
     def _dimly(self, line: str) -> None:

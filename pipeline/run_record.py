@@ -102,13 +102,18 @@ def recorded_run(store: Store, run_id: str) -> RunRecord:
 
     Failure(CORRUPT) where it is the record of another one: what it names is made and deleted.
     """
-    key = run_key(run_id, "run.json")
-    record = store.read(key, RunRecord)
+    record = _read(store, run_id)
     if record is None:
         raise Failure(
             Cause.BAD_INPUT, f"There is no run {run_id!r} in {store.url}; see `voc-train status`."
         )
-    if record.run_id != run_id:
+    return record
+
+
+def _read(store: Store, run_id: str) -> RunRecord | None:
+    key = run_key(run_id, "run.json")
+    record = store.read(key, RunRecord)
+    if record and record.run_id != run_id:
         raise Failure(
             Cause.CORRUPT,
             f"{key} in {store.url} is not the record of run {run_id}: it names {record.run_id!r}. "
@@ -140,7 +145,7 @@ def recorded_runs(store: Store, runs: Sequence[str] | None = None) -> list[RunRe
 
     def read(run_id: str) -> RunRecord | None:
         try:
-            return store.read(run_key(run_id, "run.json"), RunRecord)
+            return _read(store, run_id)
         except Failure as failure:
             if failure.cause is not Cause.CORRUPT:
                 raise

@@ -125,7 +125,8 @@ def _standing(store: Store) -> Callable[[str], str]:
 def _print_table(runs: Sequence[Listed], standing: Callable[[str], str], time: datetime) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("started", "run", "recipe", "mIoU", "dollars", "state", "cause"):
-        table.add_column(name, no_wrap=name != "recipe", overflow="fold")
+        least = {"recipe": 10, "state": 7}.get(name)  # these give way
+        table.add_column(name, no_wrap=least is None, min_width=least, overflow="fold")
     table.columns[4].justify = "right"
     for run in runs:
         table.add_row(

@@ -35,6 +35,7 @@ class Row(BaseModel):
     dice: float | None = None  # of the foreground class; of several classes the mean of all
     seconds: float | None = None  # of training, by its machine's clock; of the latest attempt
     dollars: float | None = None  # its share, by seconds, of what the sweep's machines cost
+    trained: bool = False  # to its end, so that nobody trains it again
     cause: Cause | None = None
     message: str = ""
     curve: tuple[tuple[float, float], ...] = ()  # epoch, mIoU on the validation set
@@ -53,8 +54,13 @@ class Row(BaseModel):
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is still to be made: not begun, interrupted, or failed of what may pass."""
+        """Whether it has no result: not begun, interrupted, or failed of what is not its own."""
         return self.miou is None and self.cause not in _OF_THE_SETTINGS
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is missing for good: what was trained is harmed."""
+        return self.is_missing and self.trained and self.cause is Cause.CORRUPT
 
 
 class Comparison(BaseModel):
@@ -119,7 +125,10 @@ def _here(run_id: str, name: str) -> str:
 
 
 def _is_trained(store: Store, record: RunRecord) -> bool:
-    result = store.read_whole(run_key(record.run_id, "result.json"), Result)
+    return _ended_well(store.read_whole(run_key(record.run_id, "result.json"), Result))
+
+
+def _ended_well(result: Result | None) -> bool:
     return result is not None and result.cause is None
 
 
@@ -136,6 +145,7 @@ def _row(store: Store, trial: Trial) -> Row:
         miou=outcome.miou if outcome else None,
         dice=_dice(outcome) if outcome else None,
         seconds=(result.ended - result.started).total_seconds() if result else None,
+        trained=_ended_well(result),
         cause=record.cause,
         message=record.message,
         curve=_curve(recorded_metrics(store, trial.run_id)),

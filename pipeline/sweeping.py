@@ -30,7 +30,7 @@ from pipeline.parameters import Parameters, home
 from pipeline.preparation import must_be_trainable
 from pipeline.progress import Listener, listening
 from pipeline.rental_queue import has_a_machine, place_to_rent
-from pipeline.run import Run, new_run_id
+from pipeline.run import Run, explained, new_run_id
 from pipeline.run_record import RunRecord, Trial, recorded_run
 from pipeline.sweep import Comparison, compare, is_over, is_unscored
 from pipeline.sweep_report import write_comparison
@@ -82,7 +82,7 @@ def trials_of(parameters: Parameters, grid: Mapping[str, list[str]]) -> tuple[Tr
 
 
 def must_be_whole(comparison: Comparison, unfinished: Failure | None) -> None:
-    """Raise a Failure where trials are missing that may come to an end yet, or none is good.
+    """Raise a Failure where trials are missing, which may come to an end yet, or none is good.
 
     Its cause is what ended the sweep early, else what ended the first of those that are missing.
     """
@@ -92,10 +92,16 @@ def must_be_whole(comparison: Comparison, unfinished: Failure | None) -> None:
     if ended := unfinished or first:
         names = [f"{in_words(row.settings)} ({row.how_it_stands})" for row in missing[:_NAMED]]
         names += [f"{len(missing) - _NAMED} others"] * (len(missing) > _NAMED)
+        lost = [row for row in missing if row.is_lost]
+        cures = []
+        if lost:  # a resume would only look at it again
+            cures += ["what is trained and CORRUPT is to be trained by a new run or sweep"]
+        if unfinished or lost != missing:
+            cures += [f"`voc-train resume {run_id}` goes on with what is left"]
         raise Failure(
             ended.cause,
-            f"{ended} Missing of {len(rows)} settings: {', '.join(names) or 'none'}; `voc-train "
-            f"resume {run_id}` goes on with what is left.",
+            f"{ended} Missing of {len(rows)} settings: {', '.join(names) or 'none'}; "
+            f"{', and '.join(cures)}.",
         ) from unfinished
     if comparison.best is None:
         raise Failure(
@@ -190,8 +196,8 @@ class Trials:
                     run.prepared(dataset, self._sweep.sources)
                     train_net(run, dataset, self._place_of(run, place, until - begun))
                     self._home[run.run_id] = fetch_best(run, self._store)
-            except Failure as failure:
-                self._note(run, failure)
+            except (Failure, InputError) as error:
+                self._note(run, _failure(error))
             else:
                 if not place.begun:  # else nobody knows how long it took in all
                     took = time.monotonic() - begun
@@ -228,10 +234,16 @@ class Trials:
                 with run.recorded():
                     checkpoint = self._home.get(run.run_id) or fetch_best(run, self._store)
                     score(run, Made(dataset, checkpoint, folder))
-            except Failure as failure:
+            except (Failure, InputError) as error:
+                failure = _failure(error)
                 if failure.cause in _AT_ONCE:
                     raise
                 self._sweep.say(f"{failure.cause}: {failure}")
+
+
+def _failure(error: Failure | InputError) -> Failure:
+    """As its trial's record has it; a mistake of ours is none, and ends the sweep."""
+    return error if isinstance(error, Failure) else Failure(*explained(error))
 
 
 def must_fit(left: float, quickest: float) -> None:

@@ -64,7 +64,10 @@ def promote(
 
     where = Store.open(store or default_store())
     folder = home() / "checkpoints" / run_id(run)
-    history = promote_by_hand(where, run_id(run), folder, partial(print, file=sys.stderr))
+    say = partial(print, file=sys.stderr)
+    history = promote_by_hand(where, run_id(run), folder, say)
+    if history.champion and history.champion.checkpoint.run_id != run:
+        say("Somebody else changed the champion in this moment; promote again if that is wanted.")
     _show(where, history, json=json)
 
 

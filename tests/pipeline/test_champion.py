@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -284,3 +285,30 @@ def test_everybody_sees_the_same_champion_and_no_decision_is_lost(
         elif one.kind == "rolled-back":
             champions.pop()
     assert [one.name for one in history.line] == champions
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"number": -5},
+        {"number": 10**4000},
+        {"name": "000002-b-zzzzz"},
+        {"checkpoint": {"run_id": "../../../etc"}},
+        {"checkpoint": {"key": "../../../etc/passwd"}},
+        {"checkpoint": {"key": "runs/other/checkpoints/00000007"}},
+        {"checkpoint": {"dataset_key": "../archives"}},
+    ],
+)
+def test_a_decision_that_nobody_can_have_written_is_named(
+    store: Store, harm: dict[str, Any]
+) -> None:
+    promoted(store, "a")
+    (entry,) = store.list("champions")
+    data = json.loads(store.get(entry.key) or b"")
+    data.pop("seal", None)
+    data["checkpoint"] |= harm.pop("checkpoint", {})
+    store.put(entry.key, json.dumps(data | harm).encode())
+    with pytest.raises(Failure) as caught:
+        roll_back(store)
+    assert caught.value.cause is Cause.CORRUPT
+    assert entry.key in str(caught.value)

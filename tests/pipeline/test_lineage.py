@@ -242,7 +242,12 @@ def test_what_became_of_it_as_champion(trained: Trained, tmp_path: Path) -> None
     assert reign() == "never"
     promote_by_hand(trained.store, trained.manifest.run_id, tmp_path / "promoted")
     assert reign() == "now"
-    other = challenger.model_copy(update={"run_id": "260101-other"})
+    other = challenger.model_copy(
+        update={
+            "run_id": "260101-other",
+            "key": run_key("260101-other", "checkpoints", f"{challenger.step:08d}"),
+        }
+    )
     decide(trained.store, History.load(trained.store), "promoted", other, "better")
     assert reign() == "formerly"
     roll_back(trained.store)

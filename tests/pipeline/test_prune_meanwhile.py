@@ -1,5 +1,7 @@
 """What a prune leaves to those who are at work, begin or go on meanwhile, and when it is killed."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -94,6 +96,25 @@ def test_what_somebody_works_on_stays_with_its_data(
     assert len(keys(old, "datasets/db")) == 0
     if late:
         assert why in " ".join(said)
+
+
+def _of_one_that_has_ended() -> str:
+    """The identity of a process of this computer."""
+    says = "from infra.processes import identity; print(identity())"
+    return subprocess.check_output([sys.executable, "-c", says], text=True).strip()
+
+
+def test_the_claim_of_one_that_is_dead_keeps_nothing(old: Store) -> None:
+    """As of a prune that was killed, or of a controller that another has replaced since."""
+    dead = Claim(owner="dead", where="here", process=_of_one_that_has_ended(), time=now(), rank=1)
+    old.write("runs/run-a/claims/dead.json", dead)
+    old.write("runs/run-b/claims/old.json", Claim(owner="old", where="", time=now(), rank=1))
+    heir = Claim(owner="heir", where="", time=now(), rank=2, withdrawn=True)
+    old.write("runs/run-b/claims/heir.json", heir)
+    assert not {"run-a", "run-b"} & plan_of(old).stays.keys()
+    candidate = Claim(owner="new", where="", time=now())
+    old.write("runs/run-b/claims/new.json", candidate)
+    assert plan_of(old).stays["run-b"] == "driven by somebody"
 
 
 def test_a_run_that_is_silent_for_long_goes_with_its_data(old: Store) -> None:

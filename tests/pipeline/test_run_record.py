@@ -12,7 +12,7 @@ from model.dataset import Manifest
 from model.errors import InputError
 from pipeline.parameters import Parameters
 from pipeline.run import Run
-from pipeline.run_record import recorded_run
+from pipeline.run_record import recorded_run, recorded_runs
 
 
 @pytest.fixture
@@ -98,3 +98,4 @@ def test_a_record_that_names_another_run_is_none(run: Run) -> None:
     with pytest.raises(Failure, match="is not the record of run") as caught:
         recorded_run(run.store, run.run_id)
     assert caught.value.cause is Cause.CORRUPT
+    assert recorded_runs(run.store) == []

@@ -39,7 +39,9 @@ class Place:
 class World:
     """Machines and trainings that are only told of: `ends` says how each training ends."""
 
-    def __init__(self, store: Store, *ends: Cause | None, machine: str = "linode") -> None:
+    def __init__(
+        self, store: Store, *ends: Cause | InputError | None, machine: str = "linode"
+    ) -> None:
         self.rented = 0
         self.trained: list[tuple[int, str]] = []  # machine, rate
         self.at_work = False  # whether the first machine is an earlier controller's
@@ -64,6 +66,8 @@ class World:
     def train_net(self, run: Run, *_: object) -> None:
         self.trained.append((self.rented, str(run.parameters.overrides["lr"])))
         end = self._ends.pop(0) if self._ends else None
+        if isinstance(end, InputError):
+            raise end
         if end not in (Cause.AGENT_LOST, Cause.STALLED):  # whose agents leave no result
             result = Result(exit_code=0, cause=end, message="", started=now(), ended=now())
             run.store.write(run_key(run.run_id, "result.json"), result)
@@ -80,7 +84,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Store) -> Any:
     monkeypatch.setattr(sweeping, "place_to_rent", nullcontext)
 
     def told(
-        *ends: Cause | None,
+        *ends: Cause | InputError | None,
         machine: str = "linode",
         before: Callable[[World], object] = lambda _: None,
     ) -> tuple[World, Cause | None]:
@@ -246,6 +250,72 @@ def test_what_failed_by_its_settings_is_a_result(told: Any) -> None:
     world, _ = told(None, Cause.OUT_OF_MEMORY, Cause.USER_ERROR)
     put_scores(world, "0.1")
     whole(world)
+
+
+def put_failure(world: World, rate: str, cause: Cause) -> None:
+    """As if the trial of this rate had failed after its training, with a sentence."""
+    record = recorded_run(world.run.store, world.runs[rate])
+    failed = {"state": "failed", "cause": cause, "message": "Harmed.", "outcome": None}
+    world.run.store.write(run_key(record.run_id, "run.json"), record.model_copy(update=failed))
+
+
+def test_what_was_trained_and_harmed_is_for_a_new_run_and_no_resume(told: Any) -> None:
+    world, _ = told()
+    put_scores(world, "0.1", "0.3")
+    put_failure(world, "0.2", Cause.CORRUPT)
+    with pytest.raises(Failure, match=r"^Harmed\. Missing of 3 settings: lr=0\.2 ") as caught:
+        whole(world)
+    assert caught.value.cause is Cause.CORRUPT
+    assert "a new run or sweep" in str(caught.value)
+    assert "voc-train resume" not in str(caught.value)
+
+    world.run.store.delete(run_key(world.runs["0.3"], "result.json"))
+    put_failure(world, "0.3", Cause.AGENT_LOST)
+    with pytest.raises(Failure, match="a new run or sweep") as caught:
+        whole(world)
+    assert f"`voc-train resume {world.run.run_id}` goes on with what" in str(caught.value)
+
+
+def test_what_failed_by_corrupt_data_before_its_end_is_trained_again(told: Any) -> None:
+    world, _ = told(Cause.CORRUPT)
+    put_scores(world, "0.2", "0.3")
+    with pytest.raises(Failure, match="goes on with what is left"):
+        whole(world)
+    assert world.trials.train(DATASET) is None
+    assert world.trained[3:] == [(2, "0.1")]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (InputError("It has other classes."), Cause.BAD_INPUT),
+        (Failure(Cause.CORRUPT, "It was harmed."), Cause.CORRUPT),
+    ],
+)
+def test_one_that_cannot_be_scored_keeps_no_other_from_it(
+    told: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, cause: Cause
+) -> None:
+    world, _ = told()
+    scored = []
+
+    def score(run: Run, _: object) -> None:
+        scored.append(run.parameters.overrides["lr"])
+        if len(scored) == 1:
+            raise error
+
+    monkeypatch.setattr(sweeping, "local_dataset", lambda *_: Path("dataset"))
+    monkeypatch.setattr(sweeping, "score", score)
+    world.trials.score(DATASET)
+    assert scored == ["0.1", "0.2", "0.3"]
+    record = recorded_run(world.run.store, world.runs["0.1"])
+    assert (record.cause, record.message) == (cause, str(error))
+
+
+def test_what_is_no_input_for_one_setting_is_its_end_alone(told: Any) -> None:
+    world, ended = told(InputError("It has no such device."))
+    assert ended is None
+    assert world.trained == [(1, "0.1"), (1, "0.2"), (1, "0.3")]
+    assert recorded_run(world.run.store, world.runs["0.1"]).cause is Cause.BAD_INPUT
 
 
 @pytest.mark.parametrize("cause", [Cause.DEADLINE, Cause.STORE, Cause.HOST_KEY])
