@@ -54,7 +54,7 @@ ifeq ($(CI),true)
 else
 	@tools/system_deps.sh --check
 endif
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/ruff check

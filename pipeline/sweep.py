@@ -16,7 +16,14 @@ from infra.failure import Cause
 from infra.protocol import Result, run_key
 from infra.stores import Store
 from pipeline.parameters import home
-from pipeline.run_record import Outcome, RunRecord, Trial, WrittenState, recorded_metrics
+from pipeline.run_record import (
+    Outcome,
+    RunRecord,
+    Trial,
+    WrittenState,
+    is_trained,
+    recorded_metrics,
+)
 
 PLOT, REPORT = "sweep.png", "report.html"
 # What tells of the settings and not of the machine: tried again, it would end the same way.
@@ -105,12 +112,12 @@ def is_over(store: Store, record: RunRecord | None) -> bool:
     if record is None:
         return False
     failed_itself = record.state == "failed" and record.cause in _OF_THE_SETTINGS
-    return failed_itself or record.state == "done" or _is_trained(store, record)
+    return failed_itself or record.state == "done" or is_trained(store, record.run_id)
 
 
 def is_unscored(store: Store, record: RunRecord | None) -> bool:
     """Whether it is trained to its end, and nobody has scored it yet."""
-    return record is not None and record.outcome is None and _is_trained(store, record)
+    return record is not None and record.outcome is None and is_trained(store, record.run_id)
 
 
 def all_over(store: Store, record: RunRecord) -> bool:
@@ -122,14 +129,6 @@ def all_over(store: Store, record: RunRecord) -> bool:
 def _here(run_id: str, name: str) -> str:
     path = home() / "checkpoints" / run_id / name
     return str(path) if path.exists() else ""
-
-
-def _is_trained(store: Store, record: RunRecord) -> bool:
-    return _ended_well(store.read_whole(run_key(record.run_id, "result.json"), Result))
-
-
-def _ended_well(result: Result | None) -> bool:
-    return result is not None and result.cause is None
 
 
 def _row(store: Store, trial: Trial) -> Row:
@@ -145,7 +144,7 @@ def _row(store: Store, trial: Trial) -> Row:
         miou=outcome.miou if outcome else None,
         dice=_dice(outcome) if outcome else None,
         seconds=(result.ended - result.started).total_seconds() if result else None,
-        trained=_ended_well(result),
+        trained=result is not None and result.cause is None,
         cause=record.cause,
         message=record.message,
         curve=_curve(recorded_metrics(store, trial.run_id)),
