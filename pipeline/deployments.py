@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
-from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.server.schemas.schedules import SCHEDULE_TYPES, CronSchedule, IntervalSchedule
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import InputError, first_problem
@@ -24,7 +25,7 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class Schedule(BaseModel):
-    """When a deployment runs by itself: a line for cron, or every so many seconds."""
+    """When a deployment runs by itself: a line for cron, every so many seconds, or as found."""
 
     model_config = _STRICT
 
@@ -33,9 +34,14 @@ class Schedule(BaseModel):
     interval: float | None = Field(None, ge=1, le=_TEN_YEARS)
     timezone: str | None = Field(None, min_length=1)
     active: bool = True
+    found: SCHEDULE_TYPES | None = None  # of any kind, as a server has it: nothing of it is lost
+    parameters: dict[str, Any] = {}
+    max_scheduled_runs: int | None = None
 
     @model_validator(mode="after")
     def _comes(self) -> Self:
+        if self.found:
+            return self  # perhaps never again, which is whose made it to decide
         if (self.cron is None) == (self.interval is None):
             raise ValueError("a schedule has either `cron` or `interval`, in seconds")
         try:
@@ -52,12 +58,24 @@ class Schedule(BaseModel):
         return self
 
     @cached_property
-    def prefect(self) -> CronSchedule | IntervalSchedule:
+    def prefect(self) -> SCHEDULE_TYPES:
         """The schedule in Prefect's words."""
+        if self.found:
+            return self.found
         if self.interval is None:
             return CronSchedule(cron=self.cron, timezone=self.timezone)
         every = timedelta(seconds=self.interval)
         return IntervalSchedule(interval=every, anchor_date=_ANCHOR, timezone=self.timezone)
+
+    def at(self, cron: str | None, timezone: str | None) -> dict[str, Any]:
+        """What it says with another time or another clock; not checked yet."""
+        zone = timezone or self.prefect.timezone
+        said = self.model_dump() | {"timezone": zone}
+        if cron is not None:
+            return said | {"cron": cron, "interval": None, "found": None}
+        if self.found:
+            return said | {"found": self.found.model_dump() | {"timezone": zone}}
+        return said
 
     def next(self) -> datetime:
         """When it comes next. Raises ValueError where it never does, as on 30 February."""
@@ -102,6 +120,7 @@ class Deployment(BaseModel):
     tags: tuple[str, ...] = ()
     parameters: dict[str, Any] = {}
     schedules: tuple[Schedule, ...] = ()
+    added: tuple[Schedule, ...] = ()  # those that only a server has
     paused: bool = False  # all its schedules, whatever each of them says
     concurrency_limit: Limit | None = None
     work_pool: WorkPool
@@ -151,23 +170,45 @@ class Deployment(BaseModel):
     ) -> "Deployment":
         """The deployment with its schedules at another time, on or off; None: as it is.
 
-        Raises InputError for a time that cannot be.
+        Of those that somebody has added at a server, off is all that is said. Raises InputError for
+        a time that cannot be.
         """
-        said = {"cron": cron, "timezone": timezone, "active": active}
-        changed = {name: value for name, value in said.items() if value is not None}
-        schedules = [
-            one.model_dump(exclude={"interval"} if cron is not None else None) | changed
-            for one in self.schedules
-        ]
+        switched = {} if active is None else {"active": active}
+        schedules = [one.at(cron, timezone) | switched for one in self.schedules]
+        added = [one.model_copy(update={} if active else switched) for one in self.added]
         paused = self.paused and not active
-        return _checked(self.model_dump() | {"schedules": schedules, "paused": paused})
+        changed = {"schedules": schedules, "added": added, "paused": paused}
+        return _checked(self.model_dump() | changed)
 
     def with_known(
-        self, parameters: dict[str, Any], schedules: Sequence[Schedule], *, paused: bool
+        self,
+        parameters: dict[str, Any],
+        schedules: Sequence[Schedule],
+        added: Sequence[Schedule],
+        *,
+        paused: bool,
     ) -> "Deployment":
         """The deployment with what a server has of it. Raises InputError where that cannot be."""
-        known = {"parameters": parameters, "schedules": [one.model_dump() for one in schedules]}
-        return _checked(self.model_dump() | known | {"paused": paused}, "the Prefect server")
+        known = {"parameters": parameters, "schedules": schedules, "added": added, "paused": paused}
+        return _checked(self.model_dump() | known, "the Prefect server")
+
+    @property
+    def active(self) -> list[Schedule]:
+        """The schedules by which it runs."""
+        return [] if self.paused else [one for one in self.all_schedules if one.active]
+
+    @property
+    def all_schedules(self) -> tuple[Schedule, ...]:
+        """Those of prefect.yaml and those that only a server has."""
+        return self.schedules + self.added
+
+    def next(self) -> datetime | None:
+        """When it runs by itself next; None where it does not."""
+        dates = []
+        for one in self.active:
+            with suppress(ValueError):  # one that is over
+                dates.append(one.next())
+        return min(dates, default=None)
 
     @model_validator(mode="after")
     def _can_run(self) -> Self:

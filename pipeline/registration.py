@@ -1,13 +1,12 @@
 """A deployment at a Prefect server: as it is there, as it shall be, and what differs, in words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyOptions, DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
@@ -15,6 +14,7 @@ from model.errors import InputError
 from pipeline.deployments import Deployment, Schedule
 
 _NONE = "–"
+_Time = tuple[str | None, dict[str, Any], bool]  # slug, schedule, whether it is on
 
 
 def registered(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
@@ -33,29 +33,25 @@ def with_what_is_there(
     `anew` keeps of that only whether it is on. Raises InputError where the rest cannot be kept, as
     where a parameter is no longer known.
     """
-    there = {one.slug: _schedule(one) for one in found.schedules}
+    left = [_schedule(one) for one in found.schedules]
     schedules = []
     for one in wanted.schedules:
-        known = there.get(one.slug) or one
+        known = next((there for there in left if there.slug == one.slug), one)
+        if known is not one:
+            left.remove(known)
         schedules.append(one.model_copy(update={"active": known.active}) if anew else known)
     parameters = wanted.parameters if anew else found.parameters
     try:
-        return wanted.with_known(parameters, schedules, paused=found.paused)
+        return wanted.with_known(parameters, schedules, [] if anew else left, paused=found.paused)
     except InputError as error:
         raise InputError(
             f"{error} `prefect deployment delete {wanted.full_name}`, and this makes it anew."
         ) from None
 
 
-def _schedule(found: DeploymentSchedule) -> Schedule | None:
-    """None for one of a kind that prefect.yaml does not have."""
-    when = found.schedule
-    said = {"slug": found.slug, "active": found.active, "timezone": getattr(when, "timezone", None)}
-    if isinstance(when, CronSchedule):
-        return Schedule.model_validate(said | {"cron": when.cron})
-    if isinstance(when, IntervalSchedule):
-        return Schedule.model_validate(said | {"interval": when.interval.total_seconds()})
-    return None
+def _schedule(found: DeploymentSchedule) -> Schedule:
+    said = found.model_dump(include={"slug", "active", "parameters", "max_scheduled_runs"})
+    return Schedule.model_validate(said | {"found": found.schedule.model_dump()})
 
 
 def register(client: SyncPrefectClient, wanted: Deployment) -> None:
@@ -63,9 +59,10 @@ def register(client: SyncPrefectClient, wanted: Deployment) -> None:
     limit = wanted.concurrency_limit
     schedules = [
         DeploymentScheduleCreate(
-            schedule=one.prefect.model_dump(), slug=one.slug, active=one.active
+            schedule=one.prefect.model_dump(),
+            **one.model_dump(include={"slug", "active", "parameters", "max_scheduled_runs"}),
         )
-        for one in wanted.schedules
+        for one in wanted.all_schedules
     ]
     options = limit and ConcurrencyOptions(collision_strategy=limit.collision_strategy)
     client.create_deployment(
@@ -90,9 +87,10 @@ def as_wanted(wanted: Deployment) -> dict[str, Any]:
         "work_pool_name": wanted.work_pool.name,
         "work_queue_name": wanted.work_pool.work_queue_name or "default",
         "job_variables": wanted.work_pool.job_variables,
-        "schedules": [
-            (one.slug, one.prefect.model_dump(mode="json"), one.active) for one in wanted.schedules
-        ],
+        "schedules": _sorted(
+            (one.slug, one.prefect.model_dump(mode="json"), one.active)
+            for one in wanted.all_schedules
+        ),
         "paused": wanted.paused,
         "concurrency_limit": limit and limit.limit,
         "concurrency_options": limit and limit.collision_strategy,
@@ -113,9 +111,9 @@ def as_found(found: DeploymentResponse) -> dict[str, Any]:
         "work_pool_name": found.work_pool_name,
         "work_queue_name": found.work_queue_name,
         "job_variables": found.job_variables,
-        "schedules": [
+        "schedules": _sorted(
             (one.slug, one.schedule.model_dump(mode="json"), one.active) for one in found.schedules
-        ],
+        ),
         "paused": found.paused,
         "concurrency_limit": limit and limit.limit,
         "concurrency_options": options and options.collision_strategy,
@@ -147,8 +145,14 @@ def _parameters(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name.removeprefix("parameters."), said or _NONE
 
 
-def _times(schedules: list[tuple[str | None, dict[str, Any], bool]]) -> Iterator[tuple[str, str]]:
+def _sorted(times: Iterable[_Time]) -> list[_Time]:
+    """One order for what the server keeps in any."""
+    return sorted(times, key=str)
+
+
+def _times(schedules: list[_Time]) -> Iterator[tuple[str, str]]:
     for slug, when, active in schedules:
-        often = when.get("cron") or f"every {when.get('interval')} s"
+        often = when.get("cron") or when.get("rrule") or f"every {when.get('interval')} s"
+        often = " ".join(often.split())  # a rule of calendars has lines
         zone = f" {when['timezone']}" if when.get("timezone") else ""
-        yield f"schedule {slug or ''}".rstrip(), f"{often}{zone}, {'on' if active else 'off'}"
+        yield f"schedule {slug or often}", f"{often}{zone}, {'on' if active else 'off'}"

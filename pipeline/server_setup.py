@@ -146,13 +146,12 @@ def _places(client: SyncPrefectClient) -> Part:
 def _deployment(
     client: SyncPrefectClient, wanted: Deployment, found: DeploymentResponse | None
 ) -> Part:
-    active = [] if wanted.paused else [one for one in wanted.schedules if one.active]
     part = Part(
         "deployment",
         wanted.full_name,
         "was there",
-        next=min((one.next() for one in active), default=None),
-        paused=bool(wanted.schedules) and not active,
+        next=wanted.next(),
+        paused=bool(wanted.all_schedules) and not wanted.active,
     )
     if found is None:
         register(client, wanted)

@@ -54,10 +54,10 @@ def setup(
     """Make what a Prefect server needs: work pools, deployments, one rental at a time, a watch.
 
     The first time all is as in prefect.yaml but for the options, which are for local, linode and
-    nightly. Run again it keeps what the server has, also what you have changed or paused in its UI,
-    and changes only what the options name: --set adds to the settings there are, --recipe begins
-    with none. What was changed is shown. The server is the one of PREFECT_API_URL; keys belong into
-    the worker's environment alone.
+    nightly. Run again it keeps the parameters and schedules that the server has, also what you have
+    changed, added or paused in its UI, and changes only what the options name: --set adds to the
+    settings there are, --recipe begins with none, and classes stay. What was changed is shown. The
+    server is the one of PREFECT_API_URL; keys belong into the worker's environment alone.
 
     Example: voc-train setup --archive https://example.org/photos.tar --recipe simple-fcn
     --classes background,cell --cron '30 3 * * 1-5' --timezone Europe/Berlin --nightly

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -243,3 +244,48 @@ def test_what_the_server_has_and_nobody_can_run_is_named_with_the_cure(
     assert "no recipe 'forgotten'" in refused.stderr
     server.run("deployment", "delete", "voc-train/linode")
     assert "made       deployment voc-train/linode" in server.set_up().stdout
+
+
+def test_a_schedule_that_somebody_added_stays_as_it_is_until_the_nights_are_stopped(
+    server: PrefectServer,
+) -> None:
+    server.set_up("--nightly", "--cron", "0 2 * * *", "--timezone", "Etc/UTC")
+    nightly = deployment(server, "voc-train/nightly")
+    monthly = {
+        "rrule": "DTSTART:20260101T000000\nFREQ=MONTHLY;BYMONTHDAY=1",
+        "timezone": "Asia/Tokyo",
+    }
+    hours = {"interval": 3600.0, "anchor_date": "2026-03-01T00:20:00Z", "timezone": "Etc/UTC"}
+    over = {"rrule": "DTSTART:20200101T000000\nRRULE:FREQ=DAILY;COUNT=1", "timezone": "UTC"}
+    typed = {"parameters": nightly["parameters"] | {"resume": "a-run"}}
+    (known,) = nightly["schedules"]
+    where = f"deployments/{nightly['id']}/schedules"
+    server.patch(f"{where}/{known['id']}", schedule=monthly)
+    added_there = [{"schedule": hours, **typed}, {"schedule": over, "slug": "once"}]
+    httpx.post(f"{server.api}/{where}", json=added_there, timeout=30).raise_for_status()
+
+    def schedules() -> list[dict[str, Any]]:
+        names = ("slug", "schedule", "active", "parameters")
+        there = deployment(server, "voc-train/nightly")["schedules"]
+        return sorted(({name: one[name] for name in names} for one in there), key=str)
+
+    added = schedules()
+    assert len(added) == 3
+    said = parts(server, "--set", "batch_size=3")["voc-train/nightly"]
+    assert (said["did"], said["changes"]) == ("changed", ["overrides.batch_size: – → 3"])
+    assert said["next"]
+    assert schedules() == added
+    assert parts(server)["voc-train/nightly"]["did"] == "was there"
+
+    moved = parts(server, "--cron", "0 4 * * *")["voc-train/nightly"]["changes"]
+    assert moved == [
+        "schedule nightly: DTSTART:20260101T000000 FREQ=MONTHLY;BYMONTHDAY=1 Asia/Tokyo, on → "
+        "0 4 * * * Asia/Tokyo, on"
+    ]
+    assert [one for one in schedules() if one["slug"] != "nightly"] == [
+        one for one in added if one["slug"] != "nightly"
+    ]
+    assert parts(server, "--no-nightly")["voc-train/nightly"]["paused"]
+    assert not [one for one in schedules() if one["active"]]
+    server.set_up("--nightly")
+    assert [one["slug"] for one in schedules() if one["active"]] == ["nightly"]
