@@ -121,3 +121,9 @@ def test_settings_are_added_to_those_there_are_until_there_is_another_recipe() -
     assert "overrides" not in more.with_run({"recipe": "tiny"}).run
     both = more.with_run({"recipe": "tiny", "overrides": {"epochs": "4"}})
     assert both.run["overrides"] == {"epochs": "4"}
+
+
+def test_another_recipe_leaves_what_belongs_to_the_archive() -> None:
+    said = {"archives": ["cells.tar"], "classes": ["background", "cell"], "max_side": 160}
+    linode = deployments()["linode"].with_run(said)
+    assert said.items() <= linode.with_run({"recipe": "tiny"}).run.items()
