@@ -154,8 +154,13 @@ class Deployment(BaseModel):
         return _checked(self.model_dump() | changed)
 
     def run_with(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """The parameters of a run with others; settings of another recipe do not stay."""
+        """The parameters of a run with others; settings of another recipe do not stay.
+
+        Terms of a rental are for those alone that rent.
+        """
         kept = self.run
+        if kept.get("machine") != "linode":
+            changes = {name: value for name, value in changes.items() if name != "rental"}
         if "recipe" in changes:
             kept.pop("overrides", None)
         inner = {

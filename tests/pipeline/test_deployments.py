@@ -108,6 +108,9 @@ def test_options_change_what_they_name_and_nothing_else() -> None:
     nightly = deployments()["nightly"]
     changed = nightly.with_run({"archives": ["a.tar"], "rental": {"budget": 2}})
     assert changed.run == nightly.run | {"archives": ["a.tar"], "rental": {"budget": 2}}
+    local = deployments()["local"]  # which rents nothing
+    elsewhere = local.with_run({"archives": ["a.tar"], "rental": {"budget": 2}})
+    assert elsewhere.run == local.run | {"archives": ["a.tar"]}
     (schedule,) = changed.with_schedule("30 3 * * 1").schedules
     assert (schedule.cron, schedule.timezone, schedule.slug) == (
         "30 3 * * 1", "Etc/UTC", "nightly",
