@@ -61,7 +61,8 @@ lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/ruff format --check
 	.venv/bin/mypy --strict
 
-bench: $(READY) ## Seconds, memory; full-width nets learn by heart
+bench: $(READY) ## Ratios to what one would use instead; seconds, memory; learning by heart
+	@-PYTHONPATH=tests/support .venv/bin/python tests/bench/ratios.py
 	@.venv/bin/python tests/bench/stages.py
 	@PYTHONPATH=tests/support .venv/bin/python tests/bench/by_heart.py
 

@@ -1,0 +1,84 @@
+"""A figure beside its baseline: both measured in turns, in one run, and told as a ratio.
+
+A computer that is busy slows both; what counts is the ratio of each pair, and their spread.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["times as fast", "of the time", "seconds over"]
+LEAST_PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two ways to do the same work, and what is wanted of ours.
+
+    `ours` and `baseline` do it once and return nothing, or the seconds that count of it.
+    `target` is the least for `times as fast`, and the most for the others.
+    """
+
+    what: str
+    against: str
+    kind: Kind
+    target: float
+    ours: Callable[[], object]
+    baseline: Callable[[], object]
+    pairs: int = LEAST_PAIRS
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of a row: medians of seconds, and of the pairs' figure with its quartiles."""
+
+    row: Row
+    ours: float
+    baseline: float
+    figure: float
+    low: float
+    high: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached by the median."""
+        return (
+            self.figure >= self.row.target
+            if self.row.kind == "times as fast"
+            else self.figure <= self.row.target
+        )
+
+
+def measured(row: Row, pairs: int | None = None) -> Measured:
+    """Measure a row: once each to warm up, then in pairs, whose first is now one, now the other."""
+    _seconds(row.ours)
+    _seconds(row.baseline)
+    ours, baseline = [], []
+    for number in range(max(LEAST_PAIRS, pairs or row.pairs)):
+        if number % 2:
+            baseline.append(_seconds(row.baseline))
+            ours.append(_seconds(row.ours))
+        else:
+            ours.append(_seconds(row.ours))
+            baseline.append(_seconds(row.baseline))
+    figures = [_figure(row.kind, *pair) for pair in zip(ours, baseline, strict=True)]
+    low, middle, high = statistics.quantiles(figures, n=4)
+    return Measured(row, statistics.median(ours), statistics.median(baseline), middle, low, high)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    said = work()
+    return said if isinstance(said, float) else time.perf_counter() - began
+
+
+def _figure(kind: Kind, ours: float, baseline: float) -> float:
+    match kind:
+        case "times as fast":
+            return baseline / ours
+        case "of the time":
+            return ours / baseline
+        case "seconds over":
+            return ours - baseline

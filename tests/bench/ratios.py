@@ -1,0 +1,81 @@
+"""Ours beside what one would use instead: every row a ratio, measured in turns in one run.
+
+    PYTHONPATH=tests/support python tests/bench/ratios.py [ROWS …] [--into docs/bench.md]
+
+ROWS are files of `tests/bench/rows/`; without any, all of them. The medians, with quartiles in
+brackets, of at least five pairs.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from model.provenance import processor
+from pairs import Measured, measured
+from pipeline.commit import commit
+
+_ROWS = Path(__file__).parent / "rows"
+_HEAD = ("what", "against", "seconds", "figure", "target", "met")
+
+
+def main() -> int:
+    """Measure, show, and write down; 1 where a target is missed."""
+    names = sorted(path.stem for path in _ROWS.glob("[a-z]*.py"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", choices=[*names, []], metavar="ROWS", default=[])
+    parser.add_argument("--pairs", type=int, help="of each row; at least five")
+    parser.add_argument("--into", type=Path, help="a Markdown file for the table")
+    args = parser.parse_args()
+    done = []
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="voc-train-bench-") as folder:
+        for name in args.rows or names:
+            for row in importlib.import_module(f"rows.{name}").rows(Path(folder)):
+                with console.status(f"{row.what} against {row.against}"):
+                    done.append(measured(row, args.pairs))
+    table = Table(box=None, pad_edge=False)
+    for name in _HEAD:
+        table.add_column(name, no_wrap=name not in ("what", "against"))
+    for one in done:
+        table.add_row(*_cells(one))
+    Console().print(table)
+    print(_where())
+    if args.into:
+        lines = [_HEAD, ["---"] * len(_HEAD), *map(_cells, done)]
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        args.into.write_text(f"# Measured\n\n{text}\n\n{_where()}\n")
+    return 0 if all(one.met for one in done) else 1
+
+
+def _cells(one: Measured) -> list[str]:
+    unit = {"times as fast": "x", "of the time": "x time", "seconds over": " s over"}
+    unit_of = unit[one.row.kind]
+    sign = "≥" if one.row.kind == "times as fast" else "≤"
+    return [
+        one.row.what,
+        one.row.against,
+        f"{one.ours:.2g} / {one.baseline:.2g}",
+        f"{one.figure:.3g}{unit_of} ({one.low:.3g}–{one.high:.3g})",
+        f"{sign} {one.row.target:g}{unit_of}",
+        "yes" if one.met else "no",
+    ]
+
+
+def _where() -> str:
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()[:12] or 'unknown'}, {processor()}, "
+        f"{os.cpu_count()} cores"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
