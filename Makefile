@@ -61,7 +61,7 @@ lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/ruff format --check
 	.venv/bin/mypy --strict
 
-bench: $(READY) ## Ratios to what one would use instead; seconds, memory; learning by heart
+bench: $(READY) ## Ratios to what one would use instead, seconds, memory
 	@-PYTHONPATH=tests/support .venv/bin/python tests/bench/ratios.py
 	@.venv/bin/python tests/bench/stages.py
 	@PYTHONPATH=tests/support .venv/bin/python tests/bench/by_heart.py

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict
 from infra.failure import Cause, Failure
 from infra.processes import has_ended, identity
 from infra.protocol import now, run_key
-from infra.stores import Store
+from infra.stores import Entry, Store
 
 _RENEWED = 15.0  # seconds between two writings of a claim
 _SILENT = timedelta(seconds=90)  # without one, after which its owner counts as gone
@@ -132,13 +132,11 @@ class Hold:
         self._write()
         entries = [*self._store.list(self._folder)]
         latest = max(entry.modified for entry in entries)  # which the store said just now
-        seen = []
-        for entry in entries:
-            if claim := self._store.read_whole(entry.key, Claim):  # else withdrawn, or damaged
-                silent = latest - entry.modified >= self._silent or has_ended(claim.process)
-                alive = not (silent or claim.withdrawn)
-                seen.append(_Seen(claim, entry.modified, alive))
-        return seen
+        return [
+            _seen(entry, claim, latest, self._silent)
+            for entry in entries
+            if (claim := self._store.read_whole(entry.key, Claim))  # else withdrawn, or damaged
+        ]
 
     def _renew(self) -> None:
         while not self._ended.wait(self._every):
@@ -169,6 +167,26 @@ class Hold:
             f"{holder.time:%Y-%m-%d %H:%M} UTC; stop it there, or look on with `voc-train status "
             f"{self._run_id}`.",
         )
+
+
+def may_be_driven(
+    store: Store, entries: Sequence[Entry], time: datetime, silent: timedelta
+) -> bool:
+    """Whether one of a run's claims may be alive of those that count: the highest, and candidates'.
+
+    For who only looks on, and writes no claim of its own: `time` is by the caller's clock, and
+    `silent` what makes up for that.
+    """
+    unknown = Claim(owner="", where="", time=time)  # may be another version's
+    claims = ((one, store.read_whole(one.key, Claim) or unknown) for one in entries)
+    seen = [_seen(entry, claim, time, silent) for entry, claim in claims]
+    highest = max(map(_rank, seen), default=0)
+    return any(one.alive and _rank(one) in (0, highest) for one in seen)
+
+
+def _seen(entry: Entry, claim: Claim, time: datetime, silent: timedelta) -> _Seen:
+    ended = time - entry.modified >= silent or has_ended(claim.process)
+    return _Seen(claim, entry.modified, alive=not (ended or claim.withdrawn))
 
 
 def _first(seen: Sequence[_Seen]) -> _Seen | None:

@@ -79,3 +79,8 @@ class Result(BaseModel):
 def run_key(run_id: str, *parts: str) -> str:
     """The key of something that belongs to a run."""
     return "/".join(("runs", run_id, *parts))
+
+
+def checkpoint_key(run_id: str, step: int, *parts: str) -> str:
+    """The key of a checkpoint's folder, or of something in it; a step is one of the optimiser's."""
+    return run_key(run_id, "checkpoints", f"{step:08d}", *parts)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from infra.claims import Hold
 from infra.concurrently import concurrently
 from infra.failure import Cause, Failure
-from infra.protocol import now, run_key
+from infra.protocol import checkpoint_key, now
 from infra.stores import Store
 from model.bootstrap import Verdict
 from model.errors import InputError
@@ -56,7 +56,7 @@ class Checkpoint(BaseModel):
 
     @model_validator(mode="after")
     def _of_its_run(self) -> Self:
-        if self.key != _key(self.run_id, self.step):
+        if self.key != checkpoint_key(self.run_id, self.step):
             raise ValueError(f"{self.key} is no checkpoint of run {self.run_id}")
         return self
 
@@ -188,16 +188,12 @@ def decide(
     return decision, History.load(store)
 
 
-def _key(run_id: str, step: int) -> str:
-    return run_key(run_id, "checkpoints", f"{step:08d}")
-
-
 def reference(manifest: "CheckpointManifest") -> Checkpoint:
     """Where a checkpoint lies in the store of its run, and what it has to hash to."""
     return Checkpoint(
         run_id=manifest.run_id,
         step=manifest.step,
-        key=_key(manifest.run_id, manifest.step),
+        key=checkpoint_key(manifest.run_id, manifest.step),
         size=manifest.size,
         sha256=manifest.sha256,
         weights_digest=manifest.weights_digest,

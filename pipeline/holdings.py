@@ -12,12 +12,11 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from infra.claims import Claim
+from infra.claims import may_be_driven
 from infra.failure import Cause, Failure
 from infra.intents import Entry as Rented
 from infra.intents import Intents
 from infra.leftovers import UNFINISHED_AFTER, Leftover, leftovers
-from infra.processes import has_ended
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.reaper import REPORT, ReaperReport
 from infra.stores import Entry, M, Store
@@ -197,7 +196,7 @@ def _run(
     # Whoever goes on with a run writes its record anew.
     pruned = bool(record) and PRUNED in own and own[PRUNED].modified >= own["run.json"].modified
     claims = [entry for name, entry in own.items() if name.startswith("claims/")]
-    if _is_driven(store, claims):
+    if may_be_driven(store, claims, now(), _CLAIMED):
         return StoredRun(run_id, rest, record, "driven by somebody", True, pruned)
     noted = any(name.startswith("intents/") for name in own)
     for one in Intents.load(store, run_id).entries() if noted else ():
@@ -209,18 +208,6 @@ def _run(
         use = _use_of(store, record, heard)
         return StoredRun(run_id, rest, record, use, use == _RUNNING, pruned)
     return StoredRun(run_id, rest, record, pruned=pruned)
-
-
-def _is_driven(store: Store, entries: Sequence[Entry]) -> bool:
-    """Whether one of the claims may be alive of those that count: the highest, and candidates'."""
-    unknown = Claim(owner="", where="", time=now())  # may be another version's
-    claims = [(one, store.read_whole(one.key, Claim) or unknown) for one in entries]
-    highest = max((claim.rank for _, claim in claims), default=0)
-    return any(
-        now() - entry.modified < _CLAIMED and not claim.withdrawn and not has_ended(claim.process)
-        for entry, claim in claims
-        if claim.rank in (0, highest)
-    )
 
 
 def _use_of(store: Store, record: RunRecord, heard: datetime) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from infra.failure import Cause, Failure
-from infra.protocol import JobSpec, run_key
+from infra.protocol import JobSpec, checkpoint_key, run_key
 from infra.stores import Store
 from model.checkpoint import MANIFEST, Description, parse_manifest
 from model.dataset import Manifest
@@ -102,7 +102,7 @@ def _order(made: Description, store: Store) -> Proof:
 def _checkpoint_link(file: CheckpointFile, store: Store) -> Link:
     """The file by the manifest that the run left in the store, the weights by their digest."""
     made = file.description
-    data = store.get(run_key(made.run_id, "checkpoints", f"{made.step:08d}", MANIFEST))
+    data = store.get(checkpoint_key(made.run_id, made.step, MANIFEST))
     manifest = parse_manifest(data) if data else None
     proofs: tuple[Proof, ...]
     if manifest:

@@ -51,10 +51,8 @@ def place_to_rent(run: Run) -> Iterator[bool]:
     Raises:
         Failure: CLAIMED, where another controller drives the run meanwhile.
     """
-    rents = run.parameters.machine == "linode" and not (
-        is_trained(run.store, run.run_id) and not run.parameters.by_volume
-    )
-    if not rents or is_temporary() or _is_rehearsal():
+    rents = run.parameters.machine == "linode" and not _is_rehearsal()
+    if not rents or is_temporary() or _has_all_it_rents_for(run):
         yield False
         return
     with get_client(sync_client=True) as client:
@@ -70,6 +68,12 @@ def place_to_rent(run: Run) -> Iterator[bool]:
 def _is_rehearsal() -> bool:
     """Whether the provider is a simulator: what costs nothing keeps nobody from renting."""
     return is_here(os.environ.get("LINODE_URL", ""))
+
+
+def _has_all_it_rents_for(run: Run) -> bool:
+    """Whether an earlier controller's training has ended well, and left what it made in reach."""
+    reachable = run.earlier and not run.parameters.by_volume
+    return bool(reachable) and is_trained(run.store, run.run_id)
 
 
 class _Queue:

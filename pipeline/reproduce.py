@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.failure import Cause, Failure
-from infra.protocol import run_key
+from infra.protocol import checkpoint_key
 from infra.stores import Store
 from model import checkpoint
 from model.checkpoint import Description
@@ -261,7 +261,7 @@ def must_have_come_out(planned: Reproduction, outcome: Outcome, store: Store) ->
 
 def _digest_at(store: Store, run_id: str, step: int) -> str:
     """Recomputed from the weights that a run kept of a step; Failure(CORRUPT) without any."""
-    prefix = run_key(run_id, "checkpoints", f"{step:08d}")
+    prefix = checkpoint_key(run_id, step)
     with tempfile.TemporaryDirectory() as arriving:
         folder = Path(arriving)
         for name in (checkpoint.BLOB, checkpoint.MANIFEST):

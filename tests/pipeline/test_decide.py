@@ -168,7 +168,9 @@ def test_a_decision_is_made_once(trained: Trained) -> None:
 
 def test_whoever_became_champion_meanwhile_is_the_one_to_beat(trained: Trained) -> None:
     """Both beat background; the one who comes second has to beat the one who came first."""
-    twin = reference(trained.manifest(GOOD)).model_copy(update={"run_id": "260103-twin0"})
+    good = trained.manifest(GOOD)
+    twin = reference(good.model_copy(update={"run_id": "260103-twin0"}))
+    trained.store.put_file(f"{twin.key}/{checkpoints.BLOB}", trained.blob(GOOD))
     history = History.load(trained.store)
     first = iter((twin,))
 

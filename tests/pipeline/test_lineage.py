@@ -12,7 +12,7 @@ import torch
 
 from commands import VocTrain
 from infra.failure import Cause, Failure
-from infra.protocol import run_key
+from infra.protocol import checkpoint_key, run_key
 from infra.stores import Store
 from model.dataset import Manifest
 from model.errors import InputError
@@ -245,7 +245,7 @@ def test_what_became_of_it_as_champion(trained: Trained, tmp_path: Path) -> None
     other = challenger.model_copy(
         update={
             "run_id": "260101-other",
-            "key": run_key("260101-other", "checkpoints", f"{challenger.step:08d}"),
+            "key": checkpoint_key("260101-other", challenger.step),
         }
     )
     decide(trained.store, History.load(trained.store), "promoted", other, "better")
