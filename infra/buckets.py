@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.failure import Cause, Failure
-from infra.stores import Store
-from infra.urls import has_user, without_secrets
+from infra.stores import Store, bucket_of
 
 # Everything big that we write lies in one of these; a bucket may hold other people's things too.
 FOLDERS = ("archives", "splits", "datasets", "runs", "champions")
@@ -43,18 +41,6 @@ class BrokenUpload:
     upload: str
     begun: datetime  # UTC
     size: int  # bytes that have arrived
-
-
-def bucket_of(store_url: str) -> tuple[str, str]:
-    """Bucket and prefix (without / at its ends) of `s3://bucket/prefix`; else Failure(STORE)."""
-    parts = None if has_user(store_url) else urlsplit(store_url)
-    if parts is None or parts.scheme != "s3" or not parts.netloc:
-        raise Failure(
-            Cause.STORE,
-            f"{without_secrets(store_url)} is no bucket: use a store like s3://bucket/prefix.",
-            permanent=True,
-        )
-    return parts.netloc, parts.path.strip("/")
 
 
 def ensure_bucket(store: Store, *, create: bool = False) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from infra.intents import Entry, Intents, may_have_been
 from infra.lease import billed_hours
 from infra.protocol import run_key
-from infra.reaper import REPORT, ReaperReport
+from infra.reaper_report import ReaperReport
 from infra.receipt import Line, Receipt, read_receipt
 from infra.stores import Store
 
@@ -139,11 +139,6 @@ def costs_of_notes(
         if entry.damaged
     }
     return _costs(run_id, rents, unknown)
-
-
-def last_look(store: Store) -> ReaperReport | None:
-    """What a reaper saw when it looked last."""
-    return store.read_whole(REPORT, ReaperReport)
 
 
 def _costs(

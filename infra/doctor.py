@@ -22,7 +22,7 @@ from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.linode.api import is_here
 from infra.provider import Kind, Offer, Provider
-from infra.reaper import must_be_watched
+from infra.reaper_report import must_be_watched
 from infra.ssh.keys import KeyPair
 from infra.stores import Store
 

@@ -74,6 +74,18 @@ def _silence() -> timedelta:
         ) from None
 
 
+def bucket_of(store_url: str) -> tuple[str, str]:
+    """Bucket and prefix (without / at its ends) of `s3://bucket/prefix`; else Failure(STORE)."""
+    parts = None if has_user(store_url) else urlsplit(store_url)
+    if parts is None or parts.scheme != "s3" or not parts.netloc:
+        raise Failure(
+            Cause.STORE,
+            f"{without_secrets(store_url)} is no bucket: use a store like s3://bucket/prefix.",
+            permanent=True,
+        )
+    return parts.netloc, parts.path.strip("/")
+
+
 class Store:
     """Objects by key under one URL. Keys use `/` and never start with it."""
 

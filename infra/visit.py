@@ -12,13 +12,16 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from infra.buckets import bucket_of
 from infra.clock import Clock
 from infra.failure import Cause, Failure
-from infra.linode import Linode
 from infra.ownership import label, run_of
 from infra.provider import BucketKey, KeyOrder, Kind, Thing, Unauthorised, Unclear
+from infra.stores import bucket_of
+
+if TYPE_CHECKING:
+    from infra.linode import Linode
 
 _NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 _TRIES = 3
@@ -37,6 +40,8 @@ def access_to(store_url: str, run_id: str, clock: Clock) -> Iterator[None]:
     """
     provider = None
     if store_url.startswith("s3://") and not set(_NAMES[:2]) & os.environ.keys():
+        from infra.linode import Linode
+
         with suppress(Unauthorised):
             provider = Linode.from_environment(clock)
     if provider is None:
@@ -56,7 +61,7 @@ def access_to(store_url: str, run_id: str, clock: Clock) -> Iterator[None]:
     _give_back(provider, key, before)
 
 
-def _give_back(provider: Linode, key: BucketKey, before: Mapping[str, str | None]) -> None:
+def _give_back(provider: "Linode", key: BucketKey, before: Mapping[str, str | None]) -> None:
     for name, value in before.items():
         if value is None:
             del os.environ[name]
@@ -95,7 +100,7 @@ def _number(key: Thing) -> int | None:
     return int(match[1]) if match else None
 
 
-def _mint(provider: Linode, order: KeyOrder) -> BucketKey:
+def _mint(provider: "Linode", order: KeyOrder) -> BucketKey:
     """A key; where the answer with its secret was lost, what was made is deleted and it asks anew.
 
     Nobody else has a key of this label: it has the run's id and a number that was drawn.

@@ -6,8 +6,8 @@ import random
 
 import numpy as np
 
-from model.dataset import VOID
 from model.images import OUTSIDE, Image, resized_mask, resized_photo
+from model.manifest import VOID
 from model.recipe import Recipe, Size
 
 # albumentations asks the network for newer versions when it is imported, unless told not to.

@@ -28,8 +28,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from model.dataset import MOST_CLASSES
 from model.errors import InputError
+from model.manifest import MOST_CLASSES
 from model.provenance import Provenance
 from model.recipe import Recipe
 

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.bootstrap import Verdict, judge
-from model.dataset import VOID, Dataset
+from model.bootstrap import judge
+from model.dataset import Dataset
 from model.errors import InputError
 from model.images import Image
 from model.inference import Predictor
+from model.manifest import VOID
 from model.metrics import ConfusionMatrix
 from model.recipe import Recipe
+from model.verdict import Verdict
 
 SHOWN = 6  # images of most disagreement that a person is shown
 

@@ -16,12 +16,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from model.dataset import SPLITS, Dataset
+from model.dataset import Dataset
 from model.device import is_out_of_memory
 from model.errors import InputError, TrainingError
 from model.images import Image
 from model.inference import Predictor
 from model.losses import Loss, build_loss
+from model.manifest import SPLITS
 from model.metrics import ConfusionMatrix
 
 PICTURES = 8  # validation samples that a person is shown

@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from model.augment import Augmentation
-from model.dataset import VOID, Dataset
+from model.dataset import Dataset
 from model.errors import InputError
 from model.images import OUTSIDE, Image
+from model.manifest import VOID
 from model.order import BatchOrder, Draw, augmentation_seed, drawn_factor
 from model.recipe import Recipe
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.dataset import VOID
 from model.errors import InputError
 from model.loss_terms import parse_loss
+from model.manifest import VOID
 from model.recipe import Recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]

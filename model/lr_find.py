@@ -23,12 +23,12 @@ import torch
 from torch.optim.lr_scheduler import ExponentialLR
 
 from model import failures
-from model.dataset import VOID
 from model.device import default_threads, default_workers
 from model.errors import InputError
 from model.job import Job
 from model.learning_rates import LearningRates
 from model.loader import training_batches
+from model.manifest import VOID
 from model.order import BatchOrder
 from model.state import TrainingState
 from model.train import training_step

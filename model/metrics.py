@@ -8,8 +8,8 @@ pixels over the whole set first, and so do we.
 import torch
 from torch import Tensor
 
-from model.dataset import VOID
 from model.errors import InputError
+from model.manifest import VOID
 
 
 class ConfusionMatrix:

@@ -17,7 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from infra.reaper import ReaperReport
+from infra.reaper_report import ReaperReport
 from infra.receipt import Receipt
 from pipeline.champion import Decision
 from pipeline.run_record import Outcome, StageRecord, Unchanged

@@ -20,8 +20,8 @@ from infra.concurrently import concurrently
 from infra.failure import Cause, Failure
 from infra.protocol import checkpoint_key, now
 from infra.stores import Store
-from model.bootstrap import Verdict
 from model.errors import InputError
+from model.verdict import Verdict
 from pipeline.inputs import Inputs
 from pipeline.run import letters
 from pipeline.run_record import recorded_run

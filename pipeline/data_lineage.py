@@ -11,10 +11,10 @@ from infra.failure import Cause, Failure
 from infra.integrity import sha256_of
 from infra.stores import Store
 from model.checkpoint import Description
-from model.dataset import Manifest, Sample, read_index
 from model.errors import InputError
 from model.images import decode_mask, decode_photo, sample_digest
 from model.indexed_tar import TarReader, index_tar, write_index
+from model.manifest import Manifest, Sample, read_index
 from pipeline.archive import Archive
 from pipeline.dataset import dataset_prefix
 from pipeline.progress import Progress

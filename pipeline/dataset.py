@@ -6,7 +6,7 @@ from pathlib import Path
 from infra.failure import Cause, Failure
 from infra.integrity import hashes_to
 from infra.stores import Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 
 
 def dataset_prefix(key: str) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.stores import Store
-from model.dataset import SPLITS
 from model.errors import InputError
+from model.manifest import SPLITS
 from pipeline.dataset import local_dataset
 from pipeline.parameters import Parameters, home
 from pipeline.preparation import prepare_dataset

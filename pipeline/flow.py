@@ -11,7 +11,7 @@ from prefect import flow, runtime
 from infra.failure import Cause, Failure
 from infra.processes import end_with_parent
 from infra.stores import Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 from pipeline import artifacts, preparation
 from pipeline.cancellation import heeded
 from pipeline.dataset import local_dataset

@@ -18,9 +18,9 @@ from infra.intents import Entry as Rented
 from infra.intents import Intents
 from infra.leftovers import UNFINISHED_AFTER, Leftover, leftovers
 from infra.protocol import Heartbeat, Result, now, run_key
-from infra.reaper import REPORT, ReaperReport
+from infra.reaper_report import ReaperReport, last_look
 from infra.stores import Entry, M, Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 from pipeline.archive import Archive
 from pipeline.champion import History
 from pipeline.pruned import PRUNED
@@ -98,7 +98,7 @@ def survey(store: Store) -> Holdings:
     """Look at all of it. Raises Failure(CORRUPT) for a damaged decision about a champion."""
     entries = [*store.list("")]
     found = _sorted(entries)
-    report = store.read_whole(REPORT, ReaperReport)
+    report = last_look(store)
     runs = []
     for run_id, own in found.runs.items():
         parent = run_id.removesuffix(_PREPARATION)
@@ -129,7 +129,7 @@ def in_use(store: Store, run_id: str, held: Holdings, *, claimed: bool = False) 
     Asked anew: whoever went on with it since it was `held`, and ended, has written its record.
     Where the caller has `claimed` the run, its claims are not looked at.
     """
-    report = store.read_whole(REPORT, ReaperReport)
+    report = last_look(store)
     known = {run.run_id: run.record for run in held.runs}
     for name in filter(None, (run_id, held.sweeps.get(run_id))):
         both = (name, f"{name}{_PREPARATION}")

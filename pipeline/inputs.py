@@ -9,7 +9,7 @@ from model.counted import counted
 from model.recipe import Recipe, as_typed
 
 if TYPE_CHECKING:
-    from model.dataset import Manifest
+    from model.manifest import Manifest
 
 
 class Inputs(BaseModel):

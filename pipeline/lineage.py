@@ -15,7 +15,7 @@ from infra.failure import Cause, Failure
 from infra.protocol import JobSpec, checkpoint_key, run_key
 from infra.stores import Store
 from model.checkpoint import MANIFEST, Description, parse_manifest
-from model.dataset import Manifest
+from model.manifest import Manifest
 from model.recipe import Recipe
 from pipeline.champion import Decision, History
 from pipeline.data_lineage import archive_link, dataset_link

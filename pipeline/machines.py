@@ -15,8 +15,8 @@ from infra.machines import LocalMachine, Machine
 from infra.provider import Endpoint
 from infra.remote import RemoteMachine
 from infra.ssh import CommandFailed, Connection
-from model.dataset import Manifest
 from model.errors import InputError
+from model.manifest import Manifest
 from pipeline.download.local import must_be_here
 from pipeline.parameters import Parameters
 from pipeline.plan import make_plan

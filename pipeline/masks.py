@@ -13,9 +13,9 @@ import numpy.typing as npt
 import PIL.Image
 from PIL.Image import Transpose
 
-from model.dataset import VOID
 from model.errors import InputError
 from model.images import Image, encode_jpeg, encode_png, resized_mask, resized_photo
+from model.manifest import VOID
 from model.palette import voc_palette
 
 _PHOTO_FORMATS = ("JPEG", "PNG")
@@ -60,11 +60,11 @@ def read_mask(
     mask = _held(picture, data, name, grey=values is not None)
     if values is not None:
         return _mapped(mask, values, name)
-    present = np.bincount(mask.ravel(), minlength=256)
-    outside = np.flatnonzero(present[classes:VOID]) + classes
-    if outside.size:
+    # What is below `classes` wraps round, and is then above all that lies between it and void.
+    outside = mask - np.uint8(classes) < VOID - classes
+    if outside.any():
         raise InputError(
-            f"{name} has the class index {outside[0]}, but there are only {classes} classes "
+            f"{name} has the class index {mask[outside].min()}, but there are only {classes} classes "
             f"(0 to {classes - 1}, and {VOID} for void); name all classes with --classes, or the "
             "value of each with --layout mask_values=…."
         )

@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 
-from infra.costs import last_look
 from infra.failure import Cause, Failure
 from infra.notifications import notify
-from infra.reaper import REPORT, Found, ReaperReport
+from infra.reaper_report import REPORT, Found, ReaperReport, last_look
 from infra.receipt import read_receipt
 from infra.stores import Store
 from pipeline.grid import in_words

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from infra.clock import Clock
 from infra.concurrently import concurrently
-from infra.costs import Costs, last_look, month_begin, month_of
+from infra.costs import Costs, month_begin, month_of
 from infra.failure import Cause, Failure
+from infra.reaper_report import last_look
 from infra.stores import Store
 from pipeline.run_record import recorded_runs
 from pipeline.runs import costs_of

@@ -12,8 +12,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.urls import has_secret, without_secrets
-from model.dataset import MOST_CLASSES
 from model.errors import InputError
+from model.manifest import MOST_CLASSES
 from model.recipe import Recipe
 from model.recipes import named
 from pipeline.layouts.layout import Layout

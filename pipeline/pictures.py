@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from model.dataset import VOID
 from model.images import Image
+from model.manifest import VOID
 from model.palette import voc_palette
 
 _PAPER, _INK, _CREAM = (250, 250, 248), (70, 70, 78), (240, 234, 200)

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from infra.buckets import bucket_of, probe
+from infra.buckets import probe
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.lease import Lease, lease
 from infra.linode import Linode
 from infra.provider import Kind, NoCapacity, Offer, Thing
-from infra.reaper import must_be_watched
+from infra.reaper_report import must_be_watched
 from infra.smoke import HOURS as SMOKE_HOURS
-from infra.stores import Store
+from infra.stores import Store, bucket_of
 from model.errors import InputError
 from pipeline.monthly_budget import MonthlyBudget, dollars_a_month, monthly_budget
 from pipeline.parameters import RentalTerms

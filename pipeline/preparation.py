@@ -9,8 +9,8 @@ from pathlib import Path
 
 from infra.stores import Store
 from model.counted import counted
-from model.dataset import Manifest
 from model.errors import InputError
+from model.manifest import Manifest
 from pipeline.archive import Archive
 from pipeline.dataset import dataset_prefix, is_whole
 from pipeline.download.spool import Room

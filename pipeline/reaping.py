@@ -6,7 +6,8 @@ from prefect.logging import get_run_logger
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.linode import Linode
-from infra.reaper import ReaperReport, reap
+from infra.reaper import reap
+from infra.reaper_report import ReaperReport
 from infra.stores import Store
 from infra.visit import access_to
 from pipeline import artifacts

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from infra.clock import Clock
 from infra.failure import Cause, Failure
 from infra.linode import Linode
-from infra.reaper import FRESH, reap
+from infra.reaper import reap
+from infra.reaper_report import FRESH
 from infra.simulator import Simulator
 from infra.simulator.machine import must_be_possible
 from infra.stores import Store

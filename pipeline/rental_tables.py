@@ -9,7 +9,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from infra.doctor import Finding
-    from infra.reaper import ReaperReport
+    from infra.reaper_report import ReaperReport
     from infra.receipt import Receipt
     from pipeline.plan import Plan
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from model.bootstrap import Verdict
 from model.images import Image
 from model.palette import voc_palette
 from model.recipe import Recipe, as_typed
 from model.recipes import RECIPES
+from model.verdict import Verdict
 from pipeline.champion import Decision
 from pipeline.page import page
 from pipeline.pictures import Picture, panels, present

@@ -28,7 +28,7 @@ from pipeline.run_record import (
 )
 
 if TYPE_CHECKING:
-    from model.dataset import Manifest
+    from model.manifest import Manifest
 
 _LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: none looks like another
 

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from infra.clock import Clock
 from infra.concurrently import concurrently
-from infra.costs import Costs, last_look, read_costs
+from infra.costs import Costs, read_costs
 from infra.failure import Cause, Failure
-from infra.reaper import ReaperReport
+from infra.reaper_report import ReaperReport, last_look
 from infra.stores import Store
 from pipeline.console import harmless
 from pipeline.run_record import RunRecord, recorded_runs

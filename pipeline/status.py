@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.clock import Clock
-from infra.costs import costs_of_notes, last_look
+from infra.costs import costs_of_notes
 from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now, run_key
+from infra.reaper_report import last_look
 from infra.stores import Store
 from pipeline.console import harmless
 from pipeline.pruned import Pruned, pruned

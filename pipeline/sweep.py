@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from infra.clock import Clock
-from infra.costs import last_look, read_costs
+from infra.costs import read_costs
 from infra.failure import Cause
 from infra.protocol import Result, run_key
+from infra.reaper_report import last_look
 from infra.stores import Store
 from pipeline.parameters import home
 from pipeline.run_record import (

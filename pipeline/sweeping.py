@@ -17,8 +17,8 @@ from infra.failure import Cause, Failure
 from infra.machines import LocalMachine
 from infra.protocol import run_key
 from infra.stores import Store
-from model.dataset import Manifest
 from model.errors import InputError
+from model.manifest import Manifest
 from pipeline import artifacts
 from pipeline.cancellation import heeded
 from pipeline.dataset import local_dataset

@@ -14,7 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from infra.protocol import run_key
 from infra.stores import Store
 from model.counted import counted
-from model.dataset import Dataset, Manifest
+from model.dataset import Dataset
+from model.manifest import Manifest
 from pipeline import artifacts, preparation
 from pipeline.archive import Archive
 from pipeline.machines import preparing_place

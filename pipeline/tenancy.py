@@ -18,7 +18,7 @@ from infra.machines import Machine
 from infra.ownership import owner_of
 from infra.protocol import Result, run_key
 from infra.provider import Kind, Offer, Thing
-from infra.reaper import must_be_watched
+from infra.reaper_report import must_be_watched
 from infra.receipt import Receipt
 from infra.remote import RemoteMachine
 from infra.rental import Rental
@@ -29,7 +29,7 @@ from infra.stackscripts import PREPARER, TRAINER, requirements
 from infra.stores import Store
 from infra.uninterrupted import uninterrupted
 from infra.wheel import BOX, build_wheel
-from model.dataset import Manifest
+from model.manifest import Manifest
 from pipeline import artifacts
 from pipeline.monthly_budget import monthly_budget
 from pipeline.plan import Plan, deadline_in_words, make_plan

@@ -20,7 +20,7 @@ from infra.rented import Rented
 from infra.sftp_store import SFTPStore
 from infra.ssh import Connection
 from infra.stores import Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 from pipeline.download.local import must_be_here
 from pipeline.plan import VOLUME_STAYS
 from pipeline.run import Run, Stage

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.stores import Store
-from model.dataset import SPLITS, VOID, Manifest, Sample, Shard
 from model.errors import InputError
 from model.images import decode_mask, decode_photo, encode_mask, sample_digest
 from model.indexed_tar import TarReader, TarWriter
+from model.manifest import SPLITS, VOID, Manifest, Sample, Shard
 from pipeline.archive import Archive, local_tar, must_be_unchanged
 from pipeline.dataset import dataset_prefix, is_whole
 from pipeline.download.spool import writable

@@ -12,8 +12,9 @@ from infra.failure import Cause, Failure
 from infra.integrity import hashes_to
 from infra.stores import Store
 from model.counted import counted
-from model.dataset import Dataset, Manifest, Sample, read_index
+from model.dataset import Dataset
 from model.errors import InputError
+from model.manifest import Manifest, Sample, read_index
 from model.recipe import GATES, Recipe
 from pipeline.champion import (
     Checkpoint,

@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.failure import Cause, Failure
 from infra.protocol import JobSpec, run_key
 from infra.stores import Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 from pipeline.archive import local_tar
 from pipeline.dataset import dataset_prefix
 from pipeline.download.spool import Room

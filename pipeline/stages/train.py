@@ -16,7 +16,7 @@ from infra.log import LogReader
 from infra.machines import Machine
 from infra.protocol import Heartbeat, Input, JobSpec, Result, run_key
 from infra.stores import Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 from model.recipe import Recipe
 from pipeline.dataset import dataset_prefix
 from pipeline.progress import Progress, silent

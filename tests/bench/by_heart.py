@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from model.dataset import VOID
 from model.device import default_threads
+from model.manifest import VOID
 from model.nets import build_net
 from model.provenance import processor
 from model.recipe import Recipe

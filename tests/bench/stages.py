@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.stores import Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 from model.recipes import named
 from pipeline.dataset import dataset_prefix
 from pipeline.parameters import VOC_CLASSES

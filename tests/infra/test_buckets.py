@@ -13,13 +13,12 @@ from infra.buckets import (
     BrokenUpload,
     abort_uploads_after,
     broken_uploads,
-    bucket_of,
     clear_broken_uploads,
     ensure_bucket,
     probe,
 )
 from infra.failure import Cause, Failure
-from infra.stores import Store
+from infra.stores import Store, bucket_of
 from servers.rgw import RGW
 
 NOW = timedelta(0)

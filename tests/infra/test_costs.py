@@ -7,7 +7,7 @@ import pytest
 
 from infra.costs import Costs, month_after, month_begin, month_of, read_costs
 from infra.provider import Kind
-from infra.reaper import Found, ReaperReport
+from infra.reaper_report import Found, ReaperReport
 from infra.stores import Store
 from spending import PRICE, CountingStore, rented
 

@@ -20,7 +20,8 @@ from infra.mirror import Mirror
 from infra.ownership import label, tags
 from infra.protocol import Heartbeat, JobSpec, Result, now, run_key
 from infra.provider import FirewallOrder, KeyOrder, Kind
-from infra.reaper import ReaperReport, reap
+from infra.reaper import reap
+from infra.reaper_report import ReaperReport
 from infra.receipt import Receipt
 from infra.rental import Rental
 from infra.simulator import Simulator

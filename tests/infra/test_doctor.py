@@ -17,7 +17,7 @@ from infra.clock import Clock
 from infra.doctor import Finding, examine
 from infra.failure import Cause, Failure
 from infra.linode import Linode
-from infra.reaper import ReaperReport
+from infra.reaper_report import ReaperReport
 from infra.simulator import Simulator
 from infra.stores import Store
 from servers.rgw import RGW

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.augment import Augmentation
-from model.dataset import VOID
 from model.images import Image
+from model.manifest import VOID
 from tiny import COLOURS, RECIPE, labelled
 
 SIZE = RECIPE.image_size.height

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.bootstrap import Counts, Verdict, iou, judge
+from model.bootstrap import Counts, iou, judge
 from model.errors import InputError
 from model.metrics import ConfusionMatrix
+from model.verdict import Verdict
 
 CLASSES = ("background", "cat", "dog")
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from model import checkpoint
-from model.dataset import VOID, Dataset
+from model.dataset import Dataset
 from model.errors import InputError
 from model.evaluate import evaluate, evaluate_checkpoint, main
 from model.images import decode_mask
 from model.inference import Predictor
 from model.loader import normalise
 from model.losses import build_loss
+from model.manifest import VOID
 from model.nets import build_net
 from model.nets.segmentnet import SegmentNet
 from model.train import train

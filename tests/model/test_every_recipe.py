@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.dataset import VOID
+from model.manifest import VOID
 from model.recipes import RECIPES
 from model.train import train
 from narrow import narrow, still

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.dataset import VOID, Dataset
+from model.dataset import Dataset
 from model.errors import InputError
 from model.images import OUTSIDE
 from model.loader import Batch, as_batch, normalise, training_batches
+from model.manifest import VOID
 from model.order import BatchOrder
 from tiny import RECIPE, labelled, write_dataset
 

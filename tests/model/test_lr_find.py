@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.dataset import VOID, Dataset, Labelled
+from model.dataset import Dataset, Labelled
 from model.errors import InputError
 from model.job import Job
 from model.loader import training_batches
 from model.lr_find import find_lr, main, moving_average, plot
+from model.manifest import VOID
 from model.state import TrainingState
 from model.train import training_step
 from tiny import labelled, write_job

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.dataset import VOID
 from model.job import Job
+from model.manifest import VOID
 from model.nets import build_net
 from model.optim import build_optimiser, build_schedule
 from model.state import TrainingState

@@ -15,10 +15,11 @@ from PIL import Image
 from devkit import devkit, encoded, extracted, jpeg, mask_of, palette_png, prepared
 from folder_archives import black_and_white, two_folders
 from infra.stores import Store
-from model.dataset import SPLITS, Dataset, Manifest, read_index
+from model.dataset import Dataset
 from model.errors import InputError
 from model.images import decode_mask, decode_photo, sample_digest
 from model.indexed_tar import TarReader
+from model.manifest import SPLITS, Manifest, read_index
 from model.palette import colourise
 from pipeline.dataset import dataset_prefix
 from pipeline.layouts.layout import Layout

@@ -16,8 +16,8 @@ from infra.log import LogReader
 from infra.machines import LocalMachine
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.stores import Store
-from model.dataset import Manifest
 from model.journal import Journal
+from model.manifest import Manifest
 from pipeline.archive import local_tar, read_archive_index
 from pipeline.dataset import dataset_prefix, local_dataset
 from pipeline.parameters import VOC_CLASSES

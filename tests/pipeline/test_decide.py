@@ -14,8 +14,8 @@ from infra.protocol import now
 from infra.stores import Store
 from model import checkpoint as checkpoints
 from model.checkpoint import CheckpointManifest
-from model.dataset import Manifest
 from model.errors import InputError
+from model.manifest import Manifest
 from model.recipes import named
 from model.train import train
 from pipeline.champion import Checkpoint, Decision, History, decide, promote_by_hand, reference

@@ -13,8 +13,8 @@ from infra.protocol import now
 from infra.stores import Store
 from model import checkpoint
 from model.checkpoint import CheckpointManifest, Description
-from model.dataset import Manifest, Shard
 from model.device import pick_device, pick_precision
+from model.manifest import Manifest, Shard
 from model.nets import build_net
 from model.provenance import provenance
 from model.recipes import named

@@ -14,8 +14,8 @@ from commands import VocTrain
 from infra.failure import Cause, Failure
 from infra.protocol import checkpoint_key, run_key
 from infra.stores import Store
-from model.dataset import Manifest
 from model.errors import InputError
+from model.manifest import Manifest
 from pipeline.champion import History, decide, promote_by_hand, reference, roll_back
 from pipeline.dataset import dataset_prefix
 from pipeline.lineage import lineage

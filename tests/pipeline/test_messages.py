@@ -11,7 +11,7 @@ from commands import VocTrain
 from infra.failure import Cause, Failure
 from infra.protocol import now
 from infra.provider import Kind
-from infra.reaper import Found, ReaperReport, State
+from infra.reaper_report import Found, ReaperReport, State
 from infra.receipt import Receipt, write_receipt
 from infra.stores import Store
 from pipeline.messenger import Messenger, tell_of_leak

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.failure import Cause, Failure
-from infra.reaper import REPORT, ReaperReport
+from infra.reaper_report import REPORT, ReaperReport
 from infra.stores import Store
 from pipeline.monthly_budget import MonthlyBudget, monthly_budget
 from spending import PRICE, record, rented

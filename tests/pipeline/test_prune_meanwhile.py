@@ -13,7 +13,7 @@ from infra.failure import Failure
 from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now
 from infra.provider import Kind, Thing
-from infra.reaper import ReaperReport
+from infra.reaper_report import ReaperReport
 from infra.stores import Store
 from pipeline.holdings import survey
 from pipeline.pruning import Terms, prune, what_may_go

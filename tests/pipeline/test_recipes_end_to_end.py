@@ -13,7 +13,7 @@ from commands import VocTrain, home_store
 from dozen import COUNTS, dozen, last_photo
 from folder_archives import binary, two_folders
 from model import checkpoint
-from model.dataset import Manifest
+from model.manifest import Manifest
 from model.palette import voc_palette
 from model.recipes import RECIPES
 from pipeline.parameters import VOC_CLASSES

@@ -15,13 +15,13 @@ import PIL.Image
 import pytest
 
 from infra.protocol import now
-from model.bootstrap import Verdict
 from model.checkpoint import CheckpointManifest
 from model.evaluate import Score
 from model.palette import voc_palette
 from model.provenance import Provenance
 from model.recipe import Recipe
 from model.recipes import named
+from model.verdict import Verdict
 from pipeline.champion import Decision, reference
 from pipeline.pictures import Picture, overview_png, panels
 from pipeline.report import render_report

@@ -8,8 +8,8 @@ import pytest
 from infra.claims import Claim
 from infra.failure import Cause, Failure
 from infra.protocol import now, run_key
-from model.dataset import Manifest
 from model.errors import InputError
+from model.manifest import Manifest
 from pipeline.parameters import Parameters
 from pipeline.run import Run
 from pipeline.run_record import recorded_run, recorded_runs

@@ -14,7 +14,7 @@ from infra.failure import Cause, Failure
 from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now
 from infra.provider import Kind, Thing
-from infra.reaper import REPORT, ReaperReport
+from infra.reaper_report import REPORT, ReaperReport
 from infra.stores import Store
 from pipeline.pruned import Pruned
 from pipeline.run_record import RunRecord

@@ -13,8 +13,8 @@ from infra.intents import Intent, Intents
 from infra.protocol import Heartbeat, Result, now, run_key
 from infra.provider import Kind
 from infra.stores import Store
-from model.dataset import Manifest
 from model.errors import InputError
+from model.manifest import Manifest
 from pipeline import sweeping
 from pipeline.parameters import Parameters
 from pipeline.run import Run

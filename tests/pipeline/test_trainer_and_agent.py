@@ -15,8 +15,8 @@ from infra.protocol import Heartbeat, JobSpec, Result
 from infra.stores import Store
 from last_words import WORDS
 from model import checkpoint
-from model.dataset import Manifest
 from model.failures import explain
+from model.manifest import Manifest
 from pipeline.dataset import dataset_prefix
 from pipeline.stages.train import job_for
 from tiny import RECIPE, write_dataset

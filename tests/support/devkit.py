@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infra.stores import Store
-from model.dataset import Manifest
+from model.manifest import Manifest
 from model.palette import voc_palette
 from pipeline.archive import Archive
 from pipeline.layouts.layout import Layout

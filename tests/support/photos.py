@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from model.dataset import VOID
 from model.images import Image
+from model.manifest import VOID
 from tiny import labelled
 
 REAL_DATA = Path(

@@ -22,7 +22,7 @@ from infra.simulator import Simulator
 from infra.simulator.machine import MachineFault
 from infra.simulator.things import Instance, Machine
 from infra.stores import Store
-from model.dataset import Manifest, Shard
+from model.manifest import Manifest, Shard
 from pipeline.machines import first_that_lasts, workplaces
 from pipeline.parameters import Parameters
 from pipeline.run import Run

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from infra.protocol import JobSpec
-from model.dataset import Manifest
+from model.manifest import Manifest
 from pipeline import cancellation, flow, preparation, rental_queue, tasks
 from pipeline.flow import voc_train
 from pipeline.run import Run

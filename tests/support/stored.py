@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.protocol import now
 from infra.stores import Store
-from model.dataset import Manifest, Shard
+from model.manifest import Manifest, Shard
 from pipeline.archive import Archive
 from pipeline.champion import Checkpoint, Decision
 from pipeline.run_record import RunRecord

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from model import checkpoint
-from model.dataset import VOID, Manifest, Sample, Shard
 from model.images import Image, encode_mask, encode_png, sample_digest
 from model.indexed_tar import TarWriter
+from model.manifest import VOID, Manifest, Sample, Shard
 from model.recipe import Recipe
 from model.train import main
 

@@ -8,7 +8,7 @@ import torch
 from infra.protocol import run_key
 from infra.stores import Store
 from model.checkpoint import CheckpointManifest
-from model.dataset import Manifest
+from model.manifest import Manifest
 from model.train import train
 from pipeline import preparation
 from pipeline.dataset import dataset_prefix

@@ -21,7 +21,8 @@ from infra.provider import (
     Unauthorised,
     VolumeOrder,
 )
-from infra.reaper import FRESH, REPORT, ReaperReport, must_be_watched, reap
+from infra.reaper import reap
+from infra.reaper_report import FRESH, REPORT, ReaperReport, must_be_watched
 from infra.rental import Rental
 from infra.simulator import Simulator
 from infra.ssh.keys import KeyPair

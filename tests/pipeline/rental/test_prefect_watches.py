@@ -15,7 +15,7 @@ from infra.failure import Cause, Failure
 from infra.linode import Linode
 from infra.ownership import label, tags
 from infra.provider import VolumeOrder
-from infra.reaper import ReaperReport
+from infra.reaper_report import ReaperReport
 from infra.simulator import Simulator
 from infra.stores import Store
 from pipeline.reaping import reaper

@@ -16,7 +16,7 @@ from commands import RUN, VocTrain
 from infra.linode import Linode
 from infra.ownership import label, tags
 from infra.provider import VolumeOrder
-from infra.reaper import ReaperReport
+from infra.reaper_report import ReaperReport
 from infra.simulator import Simulator
 from infra.stores import Store
 from servers.receiver import CANARY, Receiver

@@ -40,7 +40,7 @@ from infra.protocol import JobSpec, run_key
 from infra.reaper import reap
 from infra.stores import Store
 from infra.visit import access_to
-from model.dataset import Manifest, Shard
+from model.manifest import Manifest, Shard
 from model.recipes import named
 from pipeline.dataset import dataset_prefix
 from pipeline.machines import first_that_lasts, workplaces
