@@ -64,9 +64,9 @@ def read_mask(
     outside = mask - np.uint8(classes) < VOID - classes
     if outside.any():
         raise InputError(
-            f"{name} has the class index {mask[outside].min()}, but there are only {classes} classes "
-            f"(0 to {classes - 1}, and {VOID} for void); name all classes with --classes, or the "
-            "value of each with --layout mask_values=…."
+            f"{name} has the class index {mask[outside].min()}, but there are only {classes} "
+            f"classes (0 to {classes - 1}, and {VOID} for void); name all classes with --classes, "
+            "or the value of each with --layout mask_values=…."
         )
     return mask
 
