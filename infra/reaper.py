@@ -55,11 +55,12 @@ def reap(
         except Failure as failure:
             unseen[Kind.INSTANCE] = str(failure)
     failures: list[Failure] = []
+    prices = _Prices(provider)
     for kind in DELETION_ORDER:
         try:
             for thing, owner, until in _ours(provider, store, kind, now):
                 if run_id in (None, owner):
-                    found.append(_judge(provider, thing, owner, now if run_id else until, now))
+                    found.append(_judge(prices, thing, owner, now if run_id else until, now))
                     if delete and found[-1].state == "expired":
                         _note(store, owner, thing)
         except Failure as failure:  # a token without one scope must not keep machines alive
@@ -132,23 +133,33 @@ def _is(entry: Entry, thing: Thing) -> bool:
     return lost and same and since and soon and thing.id not in intent.before
 
 
-def _judge(provider: Provider, thing: Thing, run_id: str, until: datetime, now: datetime) -> Found:
+class _Prices:
+    """Prices an hour, of which one look asks for each once, however many things have it."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._known: dict[tuple[Kind, str, str, int], float | None] = {}
+
+    def of(self, thing: Thing) -> float | None:
+        """What it costs; not knowing that must not keep it alive."""
+        priced_by = thing.kind, thing.plan, thing.region, thing.size_gb
+        if priced_by not in self._known:
+            self._known[priced_by] = None
+            with contextlib.suppress(Failure):
+                self._known[priced_by] = self._provider.price(thing)
+        return self._known[priced_by]
+
+
+def _judge(prices: _Prices, thing: Thing, run_id: str, until: datetime, now: datetime) -> Found:
     return Found(
         kind=thing.kind,
         id=thing.id,
         label=thing.label,
         run_id=run_id,
         until=until,
-        dollars_per_hour=_price(provider, thing),
+        dollars_per_hour=prices.of(thing),
         state="expired" if until <= now else "live",
     )
-
-
-def _price(provider: Provider, thing: Thing) -> float | None:
-    """What it costs; not knowing that must not keep it alive."""
-    with contextlib.suppress(Failure):
-        return provider.price(thing)
-    return None
 
 
 def _delete(provider: Provider, found: Found, say: Callable[[str], None]) -> Found:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -114,14 +115,19 @@ def _needed(name: str, extra: str) -> list[tuple[str, str]]:
     """What a distribution with one of its extras (or "", without) needs: names and extras."""
     image = {**_IMAGE, "extra": extra}
     needed: list[tuple[str, str]] = []
-    for line in metadata.requires(name) or ():
-        requirement = Requirement(line)
+    for requirement in _requirements(name):
         if requirement.marker is None or requirement.marker.evaluate(image):
             canonical = canonicalize_name(requirement.name)
             needed += [(canonical, wanted) for wanted in ("", *requirement.extras)]
     return needed
 
 
+@cache  # to read a distribution's metadata and to parse its lines takes milliseconds
+def _requirements(name: str) -> tuple[Requirement, ...]:
+    return tuple(map(Requirement, metadata.requires(name) or ()))
+
+
+@cache
 def _version(name: str) -> str | None:
     try:
         return re.sub(r"\+.*", "", metadata.version(name))

@@ -31,6 +31,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class NotMeasured:
+    """A row that this computer cannot fill, and why; it counts as neither met nor missed."""
+
+    what: str
+    against: str
+    target: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Measured:
     """What came of a row: medians of seconds, and of the pairs' figure with its quartiles."""
 

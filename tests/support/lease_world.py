@@ -6,7 +6,7 @@ Nothing in it happens by itself but what a lease counts on: a reaper that looks 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -19,12 +19,13 @@ from in_process import InProcess
 from infra.failure import Cause, Failure
 from infra.intents import Entry, Intents
 from infra.linode import Linode
-from infra.ownership import TAG, TAGGED
-from infra.provider import Kind
+from infra.ownership import TAG, TAGGED, label, tags
+from infra.provider import InstanceOrder, Kind
 from infra.reaper import reap
 from infra.simulator import Simulator
 from infra.simulator.faults import Fault
-from infra.simulator.things import Thing
+from infra.simulator.things import Instance, Thing
+from infra.ssh.keys import KeyPair
 from infra.stores import Store
 from stepped_clock import SteppedDays
 
@@ -109,7 +110,7 @@ class World:
         self._acts = self._writes = 0
         self._line = InProcess(self.simulator.app)
         self._open = patch.object(
-            HTTPAdapter, "send", lambda _, request, **__: self._request(request)
+            HTTPAdapter, "send", lambda _, request, **__: self.request(request)
         )
 
     def start(self) -> None:
@@ -151,6 +152,20 @@ class World:
         """What it once held of ours."""
         return [thing for thing in self.simulator.account.past if not thing.foreign]
 
+    def crowd(self, machines: int) -> None:
+        """So many machines of ours with two hours to live, no two of one label."""
+        until = self.clock.now() + timedelta(hours=2)
+        order = InstanceOrder(
+            label=label(RUN, "t"), tags=tags(RUN, until), plan="g2-gpu-rtx4000a1-s",
+            region="us-ord", authorized_key=KeyPair.generate().public,
+            user_data="#cloud-config\n", firewall=None,
+        )  # fmt: skip
+        self.provider.create(order)
+        (first,) = (thing for thing in self.there() if isinstance(thing, Instance))
+        for number in range(2, machines + 1):  # to order each would take minutes
+            alike = {"id": first.id + number, "label": label(RUN, "t", number)}
+            self.simulator.account.add(Instance(**vars(first) | alike))
+
     def until(self, thing: Thing) -> datetime:
         """Until when it may be there: as its note says; without tags, as any note then did."""
         intents = [entry.intent for entry in self.notes().values()]
@@ -186,7 +201,8 @@ class World:
             raise Failure(Cause.STORE, "The store is away.")
         return self._act(deed)
 
-    def _request(self, request: requests.PreparedRequest) -> requests.Response:
+    def request(self, request: requests.PreparedRequest) -> requests.Response:
+        """What the account answers, and what becomes of who asked."""
         self.requests += 1
         return self._act(lambda: self._line.send(request))
 

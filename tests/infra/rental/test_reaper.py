@@ -27,6 +27,7 @@ from infra.rental import Rental
 from infra.simulator import Simulator
 from infra.ssh.keys import KeyPair
 from infra.stores import Store
+from lease_world import World
 
 RUN = "261121-4k2ra"
 _LEASE = timedelta(hours=2)
@@ -224,6 +225,23 @@ def test_a_price_that_is_not_answered_keeps_nothing_alive(
         report = reap(provider, store, clock, delete=True)
     assert not report.unseen
     assert not simulator.left()
+
+
+def test_a_crowd_of_machines_takes_no_more_requests_than_a_few() -> None:
+    def asked(machines: int) -> int:
+        world = World()
+        world.start()
+        try:
+            world.crowd(machines)
+            world.requests = 0
+            report = reap(world.provider, world.store, world.clock, delete=True)
+        finally:
+            world.close()
+        assert len(report.found) == machines
+        assert report.found[-1].dollars_per_hour
+        return world.requests
+
+    assert asked(300) == asked(2)
 
 
 def test_a_damaged_note_hides_no_other_runs_things(

@@ -1,0 +1,108 @@
+"""Augmented batches: against torchvision's reference style, Pillow and transforms v2."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from infra.stores import Store
+from model.dataset import Dataset
+from model.loader import training_batches
+from model.order import BatchOrder
+from model.recipe import Recipe, Size
+from model.recipes import named
+from pairs import Row
+from photos import archive_for
+from pipeline.dataset import dataset_prefix
+from pipeline.parameters import VOC_CLASSES, Parameters
+from pipeline.preparation import TO_TRAIN, prepare_dataset
+from pipeline.sample_archive import write_sample_archive
+
+_SIDE, _BATCH, _WORKERS = 224, 8, 2
+_BATCHES = 40  # of each that are timed
+_SETTINGS = {"rotate": 10.0, "jitter": 0.3, "scale": (0.5, 2.0), "flip": 0.5}
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """On VOC's photos where they are, else on generated ones of that size."""
+    archive = archive_for("voc")
+    if not archive.exists():
+        archive = folder / "loader.tar"
+        write_sample_archive(archive, train=200, val=2, size=400)
+    store = Store.open(str(folder / "loader"))
+    parameters = Parameters(archives=(str(archive),), classes=VOC_CLASSES, store=store.url)
+    built, _ = prepare_dataset(parameters, store, folder / "spool", (), needed=TO_TRAIN)
+    data = Dataset(folder / "loader" / dataset_prefix(built.key), "train")
+    settings = {**_SETTINGS, "image_size": Size(_SIDE, _SIDE), "batch_size": _BATCH}
+    recipe = named("voc-resnet-unet").override(settings)
+
+    def ours() -> None:
+        order = BatchOrder(0, len(data), _BATCH, epochs=1 + _BATCHES * _BATCH // len(data))
+        batches = training_batches(data, recipe, order, _WORKERS, pin_memory=False)
+        for _ in zip(range(_BATCHES), batches, strict=False):
+            pass
+
+    def reference() -> None:
+        loader = DataLoader(
+            _Reference(archive, data, recipe), _BATCH, shuffle=True, num_workers=_WORKERS,
+            drop_last=True,
+        )  # fmt: skip
+        done = 0
+        while done < _BATCHES:
+            for _ in zip(range(_BATCHES - done), loader, strict=False):
+                done += 1
+
+    what = f"loader: {_SIDE} px, {_WORKERS} workers, {_BATCHES} batches of {_BATCH}"
+    yield Row(what, "Pillow and torchvision v2", "times as fast", 3, ours, reference)
+
+
+class _Reference(TorchDataset[tuple[Tensor, Tensor]]):
+    """The same photos from files' bytes, resized, turned, cropped, flipped and recoloured."""
+
+    def __init__(self, archive: Path, data: Dataset, recipe: Recipe) -> None:
+        wanted = {sample.id for sample in data.samples}
+        self.pairs: list[tuple[bytes, bytes]] = []
+        photos, masks = {}, {}
+        with tarfile.open(archive) as tar:
+            for one in tar:
+                place = Path(one.name)
+                if place.stem in wanted and place.parent.name in (
+                    "JPEGImages",
+                    "SegmentationClass",
+                ):
+                    file = tar.extractfile(one)
+                    assert file
+                    of = photos if place.parent.name == "JPEGImages" else masks
+                    of[place.stem] = file.read()
+        self.pairs = [(photos[name], masks[name]) for name in sorted(wanted)]
+        low, high = recipe.scale
+        self.steps = v2.Compose(
+            [
+                v2.RandomResize(int(375 * low), int(375 * high), antialias=True),
+                v2.RandomRotation(recipe.rotate, fill={tv_tensors.Mask: 255, "others": 0}),
+                v2.RandomCrop(_SIDE, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
+                v2.RandomHorizontalFlip(recipe.flip),
+                v2.ColorJitter(*[recipe.jitter] * 3, recipe.jitter / 4),
+                v2.PILToTensor(),
+                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+                v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        photo, mask = (PIL.Image.open(io.BytesIO(data)) for data in self.pairs[index])
+        image, target = self.steps(
+            photo.convert("RGB"), tv_tensors.Mask(v2.functional.pil_to_tensor(mask))
+        )
+        return image, target.squeeze(0)

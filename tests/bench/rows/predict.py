@@ -1,0 +1,83 @@
+"""Predicting a folder of photos: against a loop that opens, predicts and saves one by one."""
+
+import shutil
+import tarfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+
+from devkits import write_devkit
+from infra.stores import Store
+from model import checkpoint
+from model.device import default_threads
+from model.inference import Predictor
+from model.job import Job
+from model.loader import normalise
+from model.predict import predict
+from model.recipes import named
+from model.state import TrainingState
+from pairs import Row
+from pipeline.dataset import dataset_prefix
+from pipeline.parameters import Parameters
+from pipeline.preparation import TO_TRAIN, prepare_dataset
+from pipeline.sample_archive import SAMPLE_CLASSES, write_sample_archive
+
+_PHOTOS = 1000
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """By the dry run's net, on generated photos of VOC's size."""
+    torch.set_num_threads(default_threads())
+    photos, path = _photos(folder), _checkpoint(folder)
+    number = count()
+
+    def ours() -> None:
+        predictor, description = Predictor.load(path, "cpu")
+        out = folder / f"ours-{next(number)}"
+        predict(predictor, description, [str(photos)], out)
+        shutil.rmtree(out)
+
+    def loop() -> None:
+        predictor, _ = Predictor.load(path, "cpu")
+        out = folder / f"loop-{next(number)}"
+        out.mkdir()
+        for photo in sorted(photos.iterdir()):
+            image = np.array(PIL.Image.open(photo).convert("RGB"))
+            seen = torch.from_numpy(image).permute(2, 0, 1)[None]
+            with torch.no_grad():
+                logits = predictor.net(normalise(seen, predictor.recipe.normalise))
+            mask = logits.argmax(1)[0].numpy().astype(np.uint8)
+            PIL.Image.fromarray(mask).save(out / f"{photo.stem}.png")
+        shutil.rmtree(out)
+
+    what = f"predict {_PHOTOS:,} photos, CPU, tiny net"
+    yield Row(what, "open, predict, save in a loop", "times as fast", 2, ours, loop)
+
+
+def _photos(folder: Path) -> Path:
+    devkit = folder / "devkit.tar"
+    write_devkit(devkit, pairs=10, photos=_PHOTOS)
+    with tarfile.open(devkit) as tar:
+        tar.extractall(folder / "predict", filter="data")
+    devkit.unlink()
+    (found,) = (folder / "predict").rglob("JPEGImages")
+    return found
+
+
+def _checkpoint(folder: Path) -> Path:
+    """Of the dry run's net before its first step: what it says takes as long as what it learns."""
+    archive, job = folder / "shapes.tar", folder / "job"
+    write_sample_archive(archive, train=8, val=2, unlabelled=0)
+    store = Store.open(str(folder / "store"))
+    parameters = Parameters(archives=(str(archive),), classes=SAMPLE_CLASSES, store=store.url)
+    built, _ = prepare_dataset(parameters, store, folder / "spool", (), needed=TO_TRAIN)
+    job.mkdir()
+    (job / "dataset").symlink_to(folder / "store" / dataset_prefix(built.key))
+    (job / "recipe.json").write_text(named("tiny").model_dump_json())
+    opened = Job.open(job, "bench", "cpu")
+    checkpoint.save(job, opened.origin, TrainingState.initial(opened).state_dict())
+    return job / "00000000" / checkpoint.BLOB
