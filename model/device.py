@@ -59,18 +59,23 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def default_threads() -> int:
+def default_threads(ranks: int = 1) -> int:
     """CPU threads to compute with: all cores but one, which loader and system need.
+
+    Several ranks share them.
 
     OpenMP's threads wait for each other at every layer, so one that has to share its core holds up
     all of them: with 2 threads on 2 busy cores a step took ten times as long as with 1 (measured).
     """
-    return max(1, usable_cores() - 1)
+    return max(1, (usable_cores() - 1) // ranks)
 
 
-def default_workers() -> int:
-    """Loader processes: one a core but the net's own, and no more than 8, which feed any GPU."""
-    return min(usable_cores() - 1, 8)
+def default_workers(ranks: int = 1) -> int:
+    """Loader processes: one a core but the net's own, and no more than 8, which feed any GPU.
+
+    Several ranks share the cores.
+    """
+    return min((usable_cores() - 1) // ranks, 8)
 
 
 def is_out_of_memory(error: Exception) -> bool:

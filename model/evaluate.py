@@ -24,6 +24,7 @@ from model.inference import Predictor
 from model.losses import Loss, build_loss
 from model.manifest import SPLITS
 from model.metrics import ConfusionMatrix
+from model.ranks import ALONE, Ranks
 
 PICTURES = 8  # validation samples that a person is shown
 
@@ -63,10 +64,12 @@ def evaluate(
     *,
     keep: Collection[int] = (),
     report: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Score a net on every sample of `data`; leaves the net in the mode it came in.
 
-    `keep` names the positions whose predictions are returned; `report` hears (done, total).
+    `keep` names the positions whose predictions are returned; `report` hears (done, total). Of
+    several ranks, which have the same net, each takes its samples, and all have the score of all.
     """
     classes = data.manifest.classes
     confusion = ConfusionMatrix(len(classes))
@@ -76,29 +79,33 @@ def evaluate(
     was_training = net.training
     net.eval()
     try:
-        for position in range(len(data)):
-            sample = data[position]
-            try:
-                logits = predictor.logits(sample.photo)[None]
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                height, width = sample.mask.shape
-                raise TrainingError(
-                    "OUT_OF_MEMORY",
-                    f"The memory is too small to predict {sample.id}, {width}x{height} pixels, in "
-                    "one piece; shrink photos when the dataset is built (--max-side 1024).",
-                ) from None
-            targets = torch.from_numpy(sample.mask)[None].to(logits.device)
-            prediction = logits.argmax(1).to(torch.uint8)
-            confusion.update(prediction, targets)
-            losses += loss(logits, targets).double().cpu()
-            if position in keep:
-                predictions[position] = prediction[0].cpu().numpy()
+        for turn, position in enumerate(ranks.positions(len(data)), 1):
+            if position is not None:
+                sample = data[position]
+                try:
+                    logits = predictor.logits(sample.photo)[None]
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    height, width = sample.mask.shape
+                    raise TrainingError(
+                        "OUT_OF_MEMORY",
+                        f"The memory is too small to predict {sample.id}, {width}x{height} pixels, "
+                        "in one piece; shrink photos when the dataset is built (--max-side 1024).",
+                    ) from None
+                targets = torch.from_numpy(sample.mask)[None].to(logits.device)
+                prediction = logits.argmax(1).to(torch.uint8)
+                confusion.update(prediction, targets)
+                losses += loss(logits, targets).double().cpu()
+                if position in keep:
+                    predictions[position] = prediction[0].cpu().numpy()
             if report:
-                report(position + 1, len(data))
+                report(min(turn * ranks.world, len(data)), len(data))
     finally:
         net.train(was_training)
+
+    confusion.counts = ranks.total(confusion.counts.cpu())
+    losses = ranks.total(losses)
 
     def by_class(scores: Tensor) -> dict[str, float | None]:
         return {n: None if v != v else v for n, v in zip(classes, scores.tolist(), strict=True)}
@@ -113,7 +120,7 @@ def evaluate(
         pixel_accuracy=confusion.pixel_accuracy(),
         loss=float(losses) / len(data),
     )
-    return Evaluation(score, predictions)
+    return Evaluation(score, ranks.merged(predictions))
 
 
 def evaluate_checkpoint(

@@ -29,6 +29,11 @@ def forget(job: Path) -> None:
         (job / "out" / earlier).unlink(missing_ok=True)
 
 
+def were_left(job: Path) -> bool:
+    """Whether somebody has said why it failed."""
+    return (job / "out" / _FAILURE).exists()
+
+
 def leave(job: Path, error: Exception) -> int:
     """Say why `job` failed, there and on stderr; returns the exit code, 2 for wrong input."""
     cause, message = explain(job, error)
@@ -36,7 +41,9 @@ def leave(job: Path, error: Exception) -> int:
         if job.is_dir():
             (job / "out").mkdir(exist_ok=True)
             said = json.dumps({"cause": cause, "message": message}).encode()
-            write_atomically(job / "out" / _FAILURE, said)
+            # Of several ranks it is the first one's word; who was alone has forgotten an earlier.
+            with (job / "out" / _FAILURE).open("xb") as file:
+                file.write(said)
     with suppress(OSError):  # what we say may be kept on that disk as well
         print(message, file=sys.stderr, flush=True)
     return 2 if cause == "BAD_INPUT" else 1

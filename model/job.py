@@ -18,6 +18,7 @@ from model.errors import InputError, first_problem
 from model.losses import Loss, build_loss, class_weights
 from model.order import BatchOrder
 from model.provenance import provenance
+from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
 
 _RECIPE = "recipe.json"
@@ -32,28 +33,40 @@ class Job:
     train: Dataset
     val: Dataset
     order: BatchOrder
-    loss: Loss
+    loss: Loss  # of a batch, which all ranks hold together
+    own_loss: Loss  # of what this rank holds alone
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
     origin: Description
+    ranks: Ranks
 
     @classmethod
-    def open(cls, folder: Path, run_id: str, device: str) -> Self:
-        """Read `recipe.json` and `dataset/` in `folder`; InputError where one is missing or bad."""
+    def open(cls, folder: Path, run_id: str, device: str, ranks: Ranks = ALONE) -> Self:
+        """Read `recipe.json` and `dataset/` in `folder`; InputError where one is missing or bad.
+
+        Several ranks share every batch in equal parts; InputError where that cannot be.
+        """
         recipe = _read_recipe(folder / _RECIPE)
         train, val = Dataset(folder / "dataset", "train"), Dataset(folder / "dataset", "val")
-        where = pick_device(device)
+        where = pick_device(ranks.device(device))
         dtype = pick_precision(recipe.precision, where)
         weights = class_weights(recipe, train.manifest.pixels["train"][:-1])
         order = BatchOrder(recipe.seed, len(train), recipe.batch_size, recipe.epochs)
+        if order.batch_size % ranks.world:
+            raise InputError(
+                f"A batch of {order.batch_size} images cannot be shared equally by {ranks.world} "
+                f"processes: take --set batch_size=… as a multiple of {ranks.world}, or other "
+                "--ranks."
+            )
         return cls(
             out=folder / "out",
             recipe=recipe,
             train=train,
             val=val,
             order=order,
-            loss=build_loss(recipe, weights),
+            loss=build_loss(recipe, weights, ranks),
+            own_loss=build_loss(recipe, weights),
             device=where,
             dtype=dtype,
             memory_format=pick_memory_format(recipe.channels_last),
@@ -67,14 +80,49 @@ class Job:
                 dataset_digest=train.manifest.digest,
                 archives=train.manifest.archives,
                 max_side=train.manifest.max_side,
-                provenance=provenance(where, dtype),
+                provenance=provenance(where, dtype, ranks.world),
                 step=0,
                 epoch=0,
                 steps_per_epoch=order.steps_per_epoch,
                 miou=None,
                 iou={},
             ),
+            ranks=ranks,
         )
+
+    def must_fit(self, found: Description) -> None:
+        """InputError for a checkpoint of another recipe or dataset.
+
+        Going on with it would be neither the old run nor the new one.
+        """
+        wanted = self.origin
+        for what, before, now in (
+            ("recipe", found.recipe.decisive(), wanted.recipe.decisive()),
+            ("dataset", found.dataset_digest, wanted.dataset_digest),
+            ("list of classes", found.classes, wanted.classes),
+        ):
+            if before != now:
+                raise InputError(
+                    f"The checkpoint at step {found.step} was made with another {what}; "
+                    "start a new run, or go on with what it was made with."
+                )
+
+
+def shared_by(folder: Path, most: int) -> int:
+    """How many processes, `most` at the most, can share the batches of a job in equal parts.
+
+    It says so where these are fewer. Raises InputError as `Job.open` does.
+    """
+    wanted = _read_recipe(folder / _RECIPE).batch_size
+    batch = min(wanted, len(Dataset(folder / "dataset", "train")))
+    ranks = max(n for n in range(1, most + 1) if batch % n == 0)
+    if ranks < most:
+        print(
+            f"{ranks} of {most} processes share a batch of {batch} images, equally; a batch_size "
+            f"that is a multiple of {most} would use all",
+            flush=True,
+        )
+    return ranks
 
 
 @contextmanager

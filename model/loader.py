@@ -15,6 +15,7 @@ from model.errors import InputError
 from model.images import OUTSIDE, Image
 from model.manifest import VOID
 from model.order import BatchOrder, Draw, augmentation_seed, drawn_factor
+from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
 
 # ImageNet's channel means and deviations in RGB: what encoders trained on it expect.
@@ -61,11 +62,12 @@ def as_batch(pairs: Iterable[tuple[Image, Image]]) -> Batch:
 
 
 class _Batches(TorchDataset[Batch | InputError]):
-    """Augmented batches, looked up by their draws."""
+    """Augmented batches, or a rank's parts of them, looked up by the draws of the whole."""
 
-    def __init__(self, data: Dataset, recipe: Recipe) -> None:
+    def __init__(self, data: Dataset, recipe: Recipe, ranks: Ranks) -> None:
         self._data = data
         self._recipe = recipe
+        self._ranks = ranks
         self._augmentations = {
             factor: Augmentation(recipe, recipe.image_size.scaled(factor))
             for factor in recipe.multi_scale or (1.0,)
@@ -81,7 +83,7 @@ class _Batches(TorchDataset[Batch | InputError]):
             return augment(sample.photo, sample.mask, own_seed)
 
         try:
-            return as_batch(map(augmented, draws))
+            return as_batch(map(augmented, self._ranks.part(draws)))
         except InputError as error:
             return error  # raised in a worker it would come back as a traceback in a string
 
@@ -94,13 +96,15 @@ def training_batches(
     *,
     start: int = 0,
     pin_memory: bool,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """The batches of `order` from step `start`; workers start once and read ahead across epochs.
 
+    One of several ranks has its part of each; with ``fit="pad"`` a part is padded by itself.
     Raises InputError when a sample cannot be decoded.
     """
     loader: DataLoader[Batch | InputError] = DataLoader(
-        _Batches(data, recipe),
+        _Batches(data, recipe, ranks),
         sampler=order.batches(start),
         batch_size=None,  # a key is a batch already
         num_workers=workers,

@@ -19,12 +19,15 @@ from torch.nn import functional as F
 from model.errors import InputError
 from model.loss_terms import parse_loss
 from model.manifest import VOID
+from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_loss(recipe: Recipe, weights: Sequence[float] | None = None) -> Loss:
+def build_loss(
+    recipe: Recipe, weights: Sequence[float] | None = None, ranks: Ranks = ALONE
+) -> Loss:
     """The recipe's loss, such as ``tversky + cross_entropy``.
 
     ``tversky`` takes the recipe's weights; ``dice`` and ``jaccard`` are the same index with
@@ -34,6 +37,7 @@ def build_loss(recipe: Recipe, weights: Sequence[float] | None = None) -> Loss:
     Args:
         weights: of the classes, from `class_weights`. In ``cross_entropy``, ``bce`` and ``focal``
             a pixel weighs what its true class does; the other terms are averages over classes.
+        ranks: whose batches make one: the loss is that of all their pixels, the same at each.
 
     Returns:
         a function of logits, float [N, C, H, W], and target, uint8 or int64 [N, H, W], that
@@ -58,7 +62,7 @@ def build_loss(recipe: Recipe, weights: Sequence[float] | None = None) -> Loss:
     wanted = [(factor, terms[name]) for name, factor in parse_loss(recipe.loss).items()]
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        pixels = Pixels.without_void(logits, target, weights)
+        pixels = Pixels.without_void(logits, target, weights, ranks)
         return torch.stack([factor * term(pixels) for factor, term in wanted]).sum()
 
     return loss
@@ -102,15 +106,21 @@ class Pixels:
         logits: float32 or float64 [P, C].
         classes: int64 [P], the true ones.
         weights: as logits, [C]; None: all pixels weigh the same.
+        ranks: who holds the other pixels of the batch; every sum here runs over theirs, too.
     """
 
     logits: Tensor
     classes: Tensor
     weights: Tensor | None
+    ranks: Ranks = ALONE
 
     @classmethod
     def without_void(
-        cls, logits: Tensor, target: Tensor, weights: Sequence[float] | None
+        cls,
+        logits: Tensor,
+        target: Tensor,
+        weights: Sequence[float] | None,
+        ranks: Ranks = ALONE,
     ) -> "Pixels":
         """As `build_loss` says."""
         if target.shape != logits.shape[:1] + logits.shape[2:]:
@@ -126,7 +136,12 @@ class Pixels:
         if logits.dtype != torch.float64:
             logits = logits.float()
         each = None if weights is None else logits.new_tensor(weights)
-        return cls(logits, target[kept].long(), each)
+        return cls(logits, target[kept].long(), each, ranks)
+
+    def of_all_ranks(self) -> "Pixels":
+        """The pixels of the whole batch, for what is no function of sums."""
+        logits, classes = self.ranks.gathered(self.logits), self.ranks.gathered(self.classes)
+        return Pixels(logits, classes, self.weights)
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -140,20 +155,31 @@ class Pixels:
         # It checks the range of the classes, which a comparison with 0..C-1 would not.
         return nowhere.scatter_(1, self.classes[:, None], True)
 
+    @cached_property
+    def actual(self) -> Tensor:
+        """How many pixels of the batch each class has, int64 [C]."""
+        return self.total(self.truth.sum(dim=0))
+
+    def total(self, own: Tensor) -> Tensor:
+        """A sum over these pixels as one over those of all ranks."""
+        return self.ranks.total(own)
+
     def mean(self, losses: Tensor) -> Tensor:
         """The weighted mean of a loss a pixel, [P]; 0 if there is no pixel, or none that weighs."""
         weights = torch.ones_like(losses) if self.weights is None else self.weights[self.classes]
-        total = weights.sum()
-        return (weights * losses).sum() / total.where(total > 0, 1)
+        total = self.total(weights.sum())
+        return self.total((weights * losses).sum()) / total.where(total > 0, 1)
 
     def mean_of_present(self, losses: Tensor) -> Tensor:
         """The mean of a loss a class, [C], over the classes present; 0 if there is no pixel.
+
+        The loss of a class is that of the whole batch.
 
         A class that is absent has an overlap of 0 and so a loss of 1 whatever the net says, which
         would add a constant and shrink every gradient. What the net wrongly gives to it is missing
         from the class that is there.
         """
-        present = self.truth.any(dim=0)
+        present = self.actual > 0
         return losses.where(present, 0).sum() / present.sum().clamp(min=1)
 
 
@@ -202,8 +228,8 @@ def tversky(pixels: Pixels, alpha: float, beta: float) -> Tensor:
         beta: weight of false negatives, above 0.
     """
     probs = pixels.log_probs.exp()
-    predicted, actual = probs.sum(dim=0), pixels.truth.sum(dim=0)
-    hits = probs.where(pixels.truth, 0).sum(dim=0)
+    predicted, actual = pixels.total(probs.sum(dim=0)), pixels.actual
+    hits = pixels.total(probs.where(pixels.truth, 0).sum(dim=0))
     union = hits + alpha * (predicted - hits) + beta * (actual - hits)
     # Absent classes divide by 1: a 0 / 0 that is masked only afterwards still has a NaN gradient.
     return pixels.mean_of_present(1 - hits / union.where(actual > 0, 1))
@@ -214,8 +240,9 @@ def lovasz(pixels: Pixels) -> Tensor:
     the classes present: the Lovász extension of one minus the Jaccard index.
 
     The pixels are taken in the order of their errors, greatest first; each error counts by how
-    much one minus the index grows when that pixel is wrong too.
+    much one minus the index grows when that pixel is wrong too. So each rank needs those of all.
     """
+    pixels = pixels.of_all_ranks()
     probs = pixels.log_probs.exp()
     errors = probs.where(~pixels.truth, 1 - probs).T
     errors, order = errors.sort(dim=1, descending=True, stable=True)

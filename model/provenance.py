@@ -23,7 +23,8 @@ class Provenance(BaseModel):
     processor: str
     device: str
     precision: str
-    threads: int = Field(ge=1, le=1024)
+    threads: int = Field(ge=1, le=1024)  # of each rank
+    ranks: int = Field(1, ge=1, le=1024)
 
 
 @cache
@@ -50,8 +51,8 @@ def processor() -> str:
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def provenance(device: torch.device, dtype: torch.dtype) -> Provenance:
-    """The provenance of what this process computes on `device`."""
+def provenance(device: torch.device, dtype: torch.dtype, ranks: int = 1) -> Provenance:
+    """The provenance of what this process, one of `ranks`, computes on `device`."""
     on_gpu = device.type == "cuda"
     return Provenance(
         code=code_version(),
@@ -61,4 +62,5 @@ def provenance(device: torch.device, dtype: torch.dtype) -> Provenance:
         device=torch.cuda.get_device_name(device) if on_gpu else device.type,
         precision=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
+        ranks=ranks,
     )

@@ -25,7 +25,8 @@ class TrainingState:
     """
 
     net: nn.Module
-    forward: Callable[[Tensor], Tensor]  # the net, compiled where the recipe wants it
+    # The net, shared with the other ranks where there are any, compiled where the recipe wants it.
+    forward: Callable[[Tensor], Tensor]
     averaged: AveragedModel | None  # of the weights after each step
     optimiser: Optimizer
     schedule: LRScheduler
@@ -40,14 +41,15 @@ class TrainingState:
         torch.manual_seed(recipe.seed)
         net = build_net(recipe, len(job.origin.classes)).to(job.device)
         net = net.to(memory_format=job.memory_format)
-        must_be_trainable(net, recipe, job.order.batch_size)
+        must_be_trainable(net, recipe, job.order.batch_size // job.ranks.world)
         optimiser = build_optimiser(recipe, net)
         varied = recipe.fit == "pad" or bool(recipe.multi_scale)
         average = get_ema_multi_avg_fn(recipe.ema)
+        forward = job.ranks.parallel(net)
         return cls(
             net=net,
             # Sizes that vary must not decide by their order which kernels there are.
-            forward=torch.compile(net, dynamic=varied or None) if recipe.compile else net,
+            forward=torch.compile(forward, dynamic=varied or None) if recipe.compile else forward,
             averaged=AveragedModel(net, multi_avg_fn=average, use_buffers=True)
             if recipe.ema
             else None,
@@ -76,6 +78,7 @@ class TrainingState:
             if self.averaged
             else {}
         )
+        here = self.loss_sum.device
         return {
             "net": self.predicting.state_dict(),
             **averaged,
@@ -85,7 +88,7 @@ class TrainingState:
             "loss_sum": self.loss_sum,
             "step": self.step,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.loss_sum.is_cuda else [],
+            "random_cuda": [torch.cuda.get_rng_state(here)] if here.type == "cuda" else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -101,6 +104,5 @@ class TrainingState:
         self.loss_sum.copy_(state["loss_sum"])
         self.step = state["step"]
         torch.set_rng_state(state["random"])
-        # A checkpoint from a computer with another number of GPUs is still worth going on from.
-        if self.loss_sum.is_cuda and len(state["random_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if self.loss_sum.is_cuda and state["random_cuda"]:  # none where a CPU computed
+            torch.cuda.set_rng_state(state["random_cuda"][0], self.loss_sum.device)

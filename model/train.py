@@ -1,13 +1,15 @@
 """Train a recipe on a dataset: the whole loop, in one file.
 
-    python -m model.train JOB [--device auto] [--workers N] [--wandb offline]
+    python -m model.train JOB [--device auto] [--ranks N] [--workers N] [--wandb offline]
 
 JOB is a folder with `recipe.json` and `dataset/`; everything that training makes goes to `JOB/out`:
 checkpoints, `metrics.jsonl`, `progress.json`, sample pictures. Run it again and it goes on from the
 newest checkpoint that verifies. SIGTERM and Ctrl-C write a checkpoint first, also while validating.
+
+Where there are several GPUs each gets a process, a rank, with an equal part of every batch. The
+loss and its gradient are those of the whole batch; batch norm sees a rank's part.
 """
 
-import argparse
 import math
 import os
 import signal
@@ -24,19 +26,20 @@ from torch import Tensor, nn
 
 from model import checkpoint, failures
 from model.device import autocast, default_threads, default_workers
-from model.errors import InputError, TrainingError
+from model.errors import TrainingError
 from model.evaluate import Evaluation, evaluate, spread
 from model.inference import Predictor
-from model.job import Job, alone_in
+from model.job import Job, alone_in, shared_by
 from model.journal import Journal
+from model.launcher import STOPPED, launch, one_a_gpu
 from model.loader import Batch, normalise, training_batches
 from model.pretrained import MIRROR
+from model.ranks import ALONE, Ranks, lost_another
 from model.saver import Saver
+from model.silent import NoJournal, NoSaver
 from model.state import TrainingState
+from model.train_options import SAVE_EVERY, options
 from model.wandb_process import WANDB_PATIENCE, fed_to_wandb
-
-STOPPED = 143  # the exit code of a run that was asked to stop and can go on: 128 + SIGTERM
-SAVE_EVERY = 10.0  # minutes between two checkpoints at most
 
 Heed = Callable[..., None]  # called wherever training may stop; raises _Stopped where it shall
 
@@ -56,42 +59,53 @@ def train(
     keep_step: int | None = None,
     wandb: str = "disabled",
     wandb_patience: float = WANDB_PATIENCE,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Train the job in `folder` to the end, or until `stop()`; True when the end was reached.
+
+    Several ranks come here together, and do the same steps; the first writes and speaks for all.
 
     Checkpoints are written after every epoch, and every `save_every` minutes of a longer one; the
     best and the last are kept, and one of `keep_step`, wherever in its epoch that step is.
     Raises InputError for what the user can put right and TrainingError for training gone wrong.
     """
-    job = Job.open(folder, run_id, device)
+    job = Job.open(folder, run_id, device, ranks)
     # To search the fastest kernels pays only where sizes come again.
     torch.backends.cudnn.benchmark = job.recipe.fit != "pad"
     state = TrainingState.initial(job)
     unscored = False
-    checkpoint.recover(job.out / "checkpoints")
+    if ranks.is_first:
+        checkpoint.recover(job.out / "checkpoints")
+    ranks.meet()
     if found := checkpoint.newest(job.out / "checkpoints"):
         came_from, saved = checkpoint.load(found / checkpoint.BLOB)
-        _must_fit(came_from, job.origin)
+        job.must_fit(came_from)
         state.load_state_dict(saved)
         unscored = came_from.miou is None and state.step % job.order.steps_per_epoch == 0
     elif job.recipe.pretrained:
-        state.load_pretrained()
+        if ranks.is_first:  # they may have to be downloaded
+            state.load_pretrained()
+        ranks.take_from_first(state.net)
 
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(job.out, state.step))
-        stack.enter_context(fed_to_wandb(folder, wandb, wandb_patience))
-        if journal.finished:
+        journal = Journal(job.out, state.step) if ranks.is_first else NoJournal()
+        stack.enter_context(journal)
+        stack.enter_context(
+            fed_to_wandb(folder, wandb if ranks.is_first else "disabled", wandb_patience)
+        )
+        if ranks.any(journal.finished):
             return True
         if state.step:
             print(f"going on from step {state.step} of {job.order.total_steps}", flush=True)
         else:
             unknown_yet = {"step", "epoch", "miou", "iou"}
             journal.write("start", 0, **job.origin.model_dump(mode="json", exclude=unknown_yet))
-        saver = stack.enter_context(Saver(job.out / "checkpoints", keep_step))
+        saver = Saver(job.out / "checkpoints", keep_step) if ranks.is_first else NoSaver()
+        stack.enter_context(saver)
 
         def heed(*_: int) -> None:
             saver.look()
-            if stop():
+            if ranks.any(stop()):
                 raise _Stopped
 
         training = Training(job, state, journal, saver, heed)
@@ -133,12 +147,15 @@ class Training:
         state.net.train()
         pinned = job.device.type == "cuda"
         batches = training_batches(
-            job.train, job.recipe, job.order, workers, start=state.step, pin_memory=pinned
+            *(job.train, job.recipe, job.order, workers),
+            start=state.step,
+            pin_memory=pinned,
+            ranks=job.ranks,
         )
         for batch in batches:
             lr = float(state.schedule.get_last_lr()[0])
             loss = training_step(job, state, batch)
-            speed.images += len(batch.images)
+            speed.images += job.order.batch_size
             batch_in_epoch = state.step % steps
             if batch_in_epoch % log_every == 0:
                 value = float(loss)  # waits for the device
@@ -167,8 +184,11 @@ class Training:
         train_loss = float(state.loss_sum) / job.order.steps_per_epoch
         self._must_be_finite(train_loss)
         pictured = spread(len(job.val))
+        job.ranks.take_from_first(state.predicting)  # batch norm's averages are each rank's own
         predictor = Predictor.of(state.predicting, job.recipe, job.device)
-        scored = evaluate(predictor, job.val, job.loss, keep=pictured, report=self.heed)
+        scored = evaluate(
+            *(predictor, job.val, job.own_loss), keep=pictured, report=self.heed, ranks=job.ranks
+        )
         score = scored.score
         self._must_be_finite(score.loss)
         epoch = state.step // job.order.steps_per_epoch
@@ -241,6 +261,7 @@ def training_step(job: Job, state: TrainingState, batch: Batch) -> Tensor:
     mean over those.
     """
     recipe = job.recipe
+    job.ranks.seed(recipe.seed, state.step)
     images = batch.images.to(job.device, non_blocking=True)
     targets = batch.targets.to(job.device, non_blocking=True)
     parts = min(recipe.accumulate, len(images))
@@ -279,86 +300,51 @@ class _Throughput:
         return self.images / seconds
 
 
-def _must_fit(found: checkpoint.Description, wanted: checkpoint.Description) -> None:
-    """Going on with another recipe or dataset would be neither the old run nor the new one."""
-    for what, before, now in (
-        ("recipe", found.recipe.decisive(), wanted.recipe.decisive()),
-        ("dataset", found.dataset_digest, wanted.dataset_digest),
-        ("list of classes", found.classes, wanted.classes),
-    ):
-        if before != now:
-            raise InputError(
-                f"The checkpoint at step {found.step} was made with another {what}; "
-                "start a new run, or go on with what it was made with."
-            )
-
-
 def main() -> int:
-    """Command line; 0 done, 1 training failed, 2 wrong input, 143 stopped and resumable."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("job", type=Path, help="folder with recipe.json and dataset/")
-    parser.add_argument("--run-id", default="", help="default: the folder's name")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument(
-        "--workers", type=int, default=default_workers(), help="loader processes (%(default)s)"
-    )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores but one")
-    parser.add_argument(
-        "--save-every",
-        type=float,
-        default=SAVE_EVERY,
-        metavar="MINUTES",
-        help="a checkpoint at least so often (%(default)g); after each epoch in any case",
-    )
-    parser.add_argument(
-        "--keep-step", type=int, metavar="STEP", help="keep a checkpoint of this step as well"
-    )
-    parser.add_argument(
-        "--weights-url",
-        default=os.environ.get(MIRROR, ""),
-        help=f"where pretrained weights are, if not at PyTorch; default: {MIRROR}",
-    )
-    parser.add_argument(
-        "--wandb", default="disabled", choices=("auto", "online", "offline", "disabled")
-    )
-    parser.add_argument(
-        "--wandb-patience",
-        type=float,
-        default=WANDB_PATIENCE,
-        metavar="SECONDS",
-        help="how long to wait for W&B at the end (%(default)s)",
-    )
-    args = parser.parse_args()
+    """Command line; 0 done, 1 training failed, 2 wrong input, 143 stopped and resumable.
+
+    Of several ranks it ends for all with what the first of them to fail had met.
+    """
+    args = options(__doc__)
+    job: Path = args.job.resolve()
+    ranks = Ranks.from_environment()
     stopping: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         stopping.append(number)
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    torch.set_num_threads(args.threads or default_threads())
-    os.environ[MIRROR] = args.weights_url
-    job: Path = args.job.resolve()
     try:
-        with alone_in(job):
-            failures.forget(job)
+        wanted = one_a_gpu(args.device) if args.ranks is None else args.ranks
+        if ranks.world == 1 and wanted > 1 and (several := shared_by(job, wanted)) > 1:
+            return launch(job, several, sys.argv[1:])
+        with ExitStack() as stack:
+            if ranks.is_first:
+                stack.enter_context(alone_in(job))
+                failures.forget(job)
+            else:
+                sys.stdout = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(ranks.joined(args.device))
+            signal.signal(signal.SIGTERM, on_signal)  # until here there is nothing to save
+            signal.signal(signal.SIGINT, on_signal)
+            torch.set_num_threads(args.threads or default_threads(ranks.world))
+            os.environ[MIRROR] = args.weights_url
             done = train(
                 job,
                 run_id=args.run_id or job.name,
                 device=args.device,
-                workers=args.workers,
-                stop=lambda: bool(stopping),
+                workers=default_workers(ranks.world) if args.workers is None else args.workers,
+                stop=lambda: bool(stopping) or ranks.orphaned,
                 save_every=args.save_every,
                 keep_step=args.keep_step,
                 wandb=args.wandb,
                 wandb_patience=args.wandb_patience,
+                ranks=ranks,
             )
         return 0 if done else STOPPED
     except Exception as error:
+        if lost_another(error):  # whose word counts
+            print(f"rank {ranks.rank} has lost another: {error}", file=sys.stderr, flush=True)
+            return 1
         return failures.leave(job, error)
 
 
