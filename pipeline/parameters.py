@@ -182,13 +182,19 @@ class Parameters(BaseModel):
         None,
         ge=0,
         le=256,
-        description="loader processes; by default one a core, but one",
+        description="loader processes of a rank; by default one a core, but one",
     )
     threads: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="CPU threads of the training; by default one a core, but one",
+        description="CPU threads of a rank; by default one a core, but one",
+    )
+    ranks: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="processes that share each batch; by default one a GPU",
     )
     keep_step: int | None = Field(
         None, ge=1, description="step whose checkpoint is kept beside the best and the last"

@@ -106,7 +106,7 @@ def compare_recipes(made: Recipe, here: Recipe) -> list[Compared]:
 
 
 def compare_computers(made: "Provenance", here: "Provenance") -> list[Compared]:
-    """Code, libraries and hardware; threads are no difference, as a run is told how many."""
+    """Code, libraries and hardware; no difference are threads and ranks, which a run is told."""
     rows = [
         Compared(what="code", made=made.code, here=here.code),
         Compared(what="python", made=made.python, here=here.python),
@@ -116,7 +116,8 @@ def compare_computers(made: "Provenance", here: "Provenance") -> list[Compared]:
         Compared(what=what, made=getattr(made, what), here=getattr(here, what), hardware=True)
         for what in ("processor", "device", "precision")
     ]
-    return [*rows, Compared(what="threads", made=str(made.threads), here=str(made.threads))]
+    told = {"threads": str(made.threads), "ranks": str(made.ranks)}
+    return [*rows, *(Compared(what=what, made=said, here=said) for what, said in told.items())]
 
 
 def _compare_all(what: str, made: Mapping[str, Any], here: Mapping[str, Any]) -> list[Compared]:

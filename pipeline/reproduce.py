@@ -182,6 +182,7 @@ def _parameters(
                 "store": store.url,
                 "device": device,
                 "threads": file.description.provenance.threads,
+                "ranks": file.description.provenance.ranks,
                 "keep_step": file.description.step,
                 "wandb": "disabled",
             }

@@ -179,6 +179,7 @@ def train_net(run: Run, dataset: Manifest, place: Workplace) -> None:
             deadline_seconds=place.seconds,
             weights_url=preparation.weights_url(parameters),
             threads=parameters.threads,
+            ranks=parameters.ranks or place.gpus,
             keep_step=parameters.keep_step,
         )
         result = train(

@@ -49,6 +49,7 @@ class Workplace:
     machine: Machine
     store: Store
     seconds: float  # real ones, for the job
+    gpus: int | None = None  # that are paid for; None: as many as it has
     begun: bool = False  # an earlier controller started it, and it is at work
     clock: Clock = Clock()  # noqa: RUF009  # frozen
     patience: Patience = Patience()  # noqa: RUF009
@@ -225,7 +226,7 @@ class Tenancy:
         """The machine as a place to train, for as long as the lease and the limits allow."""
         place = self.prepares_on(rented, machine, store)
         most = self.run.parameters.limits.train_hours * 3600
-        return replace(place, seconds=min(place.seconds, most))
+        return replace(place, seconds=min(place.seconds, most), gpus=max(1, rented.offer.gpus))
 
     def prepares_on(self, rented: Rented, machine: Machine, store: Store) -> Workplace:
         """The machine as a place to prepare, for as long as the lease allows."""

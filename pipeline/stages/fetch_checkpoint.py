@@ -114,7 +114,8 @@ def evaluate_again(
     )
     where = pick_device(device)
     here = provenance(where, pick_precision(manifest.recipe.precision, where))
-    same = here.model_copy(update={"threads": manifest.provenance.threads}) == manifest.provenance
+    made = manifest.provenance
+    same = here.model_copy(update={"threads": made.threads, "ranks": made.ranks}) == made
     score, own = evaluation.score.miou, manifest.miou or 0.0
     if abs(score - own) > (0 if same else _ROUNDING):
         raise Failure(

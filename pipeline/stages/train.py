@@ -37,9 +37,13 @@ def job_for(
     deadline_seconds: float,
     weights_url: str | None = None,
     threads: int | None = None,
+    ranks: int | None = None,
     keep_step: int | None = None,
 ) -> JobSpec:
-    """The training of `recipe` on `dataset` as a job for an agent."""
+    """The training of `recipe` on `dataset` as a job for an agent.
+
+    `ranks` processes share each batch, or as many as the machine has GPUs.
+    """
     prefix = dataset_prefix(dataset.key)
     size = store.size(f"{prefix}/index.jsonl")
     if size is None or store.size(f"{prefix}/manifest.json") is None:
@@ -67,6 +71,7 @@ def job_for(
             *(() if workers is None else ("--workers", str(workers))),
             *(() if weights_url is None else ("--weights-url", weights_url)),
             *(() if threads is None else ("--threads", str(threads))),
+            *(() if ranks is None else ("--ranks", str(ranks))),
             *(() if keep_step is None else ("--keep-step", str(keep_step))),
         ),
         inputs=(index, *shards),

@@ -100,7 +100,7 @@ def assert_learned_alike(one: Path, other: Path) -> None:
         {"loss": "tversky + cross_entropy", "class_weights": "median-frequency"},
         {"loss": "lovasz"},
         {"loss": "focal + 0.5*bce", "ema": 0.5, "clip": 0.05},
-        {"loss": "jaccard", "multi_scale": (1, 2), "optimiser": "adamw", "lr": 1e-3},
+        {"loss": "jaccard", "multi_scale": (1, 2), "optimiser": "adamw", "lr": 3e-3},
     ],
     ids=lambda settings: settings["loss"],
 )

@@ -22,8 +22,8 @@ from rentals import TINY, Account, Renter, voc_train
 from servers.prefect import PrefectServer
 
 
-def run(where: str, archive: Path, environment: dict[str, str]) -> dict[str, Any]:
-    terms = ("--yes", "--no-reaper") if where == "linode" else ()
+def run(where: str, archive: Path, environment: dict[str, str], *more: str) -> dict[str, Any]:
+    terms = ("--yes", "--no-reaper", *more) if where == "linode" else ()
     classes = ",".join(SAMPLE_CLASSES)
     done = voc_train(
         ("run", where, "--archive", str(archive), "--classes", classes, *TINY, *terms),
@@ -54,6 +54,19 @@ def test_a_rented_machine_makes_the_checkpoint_that_this_computer_makes(
     assert f"${receipt.dollars:.2f}" in there["said"]
     shown = httpx.post(f"{prefect.api}/artifacts/filter", json={}).json()
     assert "voc-train-receipt" in [artifact["key"] for artifact in shown]
+
+
+def test_every_gpu_that_is_paid_for_has_a_part_of_each_batch(
+    account: Account, archive: Path, prefect: PrefectServer
+) -> None:
+    """The machine has no GPU in truth, so that its processes share the CPU."""
+    from model import checkpoint
+
+    plan = ("--plan", "g2-gpu-rtx4000a2-s")
+    done = run("linode", archive, {"PREFECT_API_URL": prefect.api}, *plan)
+    description, _ = checkpoint.load(Path(done["checkpoint"]))
+    assert description.provenance.ranks == 2
+    assert done["miou"] == description.miou
 
 
 def paid_as_billed(receipt: Receipt, account: Account) -> None:
