@@ -343,7 +343,8 @@ def main() -> int:
         return 0 if done else STOPPED
     except Exception as error:
         if lost_another(error):  # whose word counts
-            print(f"rank {ranks.rank} has lost another: {error}", file=sys.stderr, flush=True)
+            said = str(error).partition(". ")[0]
+            print(f"rank {ranks.rank} has lost another: {said}", file=sys.stderr, flush=True)
             return 1
         return failures.leave(job, error)
 

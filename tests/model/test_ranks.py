@@ -22,12 +22,12 @@ from model.errors import InputError
 from model.evaluate import evaluate_checkpoint
 from model.images import Image
 from model.job import Job, shared_by
-from model.loader import training_batches
+from model.loader import as_batch, training_batches
 from model.manifest import VOID
 from model.order import BatchOrder
 from model.ranks import Ranks
 from model.state import TrainingState
-from model.train import STOPPED, train
+from model.train import STOPPED, train, training_step
 from several import in_ranks
 from tiny import (
     journal,
@@ -195,14 +195,22 @@ def test_stopped_and_resumed_they_equal_never_stopped(tmp_path: Path, stop: int,
     assert weights_digest(job) == weights_digest(whole)
 
 
-def test_each_has_random_numbers_of_its_own(tmp_path: Path) -> None:
-    def drawn(ranks: Ranks, step: int) -> list[float]:
-        ranks.seed(7, step)
-        return torch.rand(2).tolist()
+def test_each_has_random_numbers_of_its_own_at_every_step(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job")
+    batch = as_batch([labelled(i, 16, 16) for i in range(2)])
 
-    streams = [drawn(Ranks(rank, 2), step) for rank, step in itertools.product((0, 1), (0, 1))]
-    assert len({*map(tuple, streams)}) == 4
-    assert drawn(Ranks(1, 2), 0) == streams[2]
+    def drawn(ranks: Ranks) -> list[float]:
+        opened = Job.open(job, "run", "cpu", ranks)
+        state = TrainingState.initial(opened)
+        numbers = []
+        for _ in range(2):
+            training_step(opened, state, batch)
+            numbers.append(float(torch.rand(())))
+        return numbers
+
+    first = in_ranks(2, drawn)
+    assert len({*first[0], *first[1]}) == 4
+    assert in_ranks(2, drawn) == first
 
 
 def test_a_batch_that_cannot_be_shared_equally(

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from model import checkpoint
+from model import checkpoint, failures
+from model.errors import InputError, TrainingError
 from model.job import alone_in
 from model.journal import Journal
 from model.saver import Saver
@@ -230,6 +231,14 @@ def test_a_traceback_that_cannot_be_kept_is_in_the_log(
     assert begin.startswith("Traceback")
     assert any("in broken" in line for line in between)
     assert "ZeroDivisionError: of the loss; what is above says where" in last
+
+
+def test_of_several_the_word_of_the_first_is_kept(tmp_path: Path) -> None:
+    """The others may fail for want of it."""
+    job = write_job(tmp_path / "job")
+    assert failures.leave(job, TrainingError("USER_ERROR", "The first.")) == 1
+    assert failures.leave(job, InputError("Another.")) == 2
+    assert failure(job) == {"cause": "USER_ERROR", "message": "The first."}
 
 
 def test_a_folder_that_is_not_there_is_not_made(
