@@ -10,7 +10,7 @@ first put; until then it is an empty store, and looking at it leaves no trace.
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -141,6 +141,10 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
+
+    def __reduce__(self) -> tuple[Callable[[str], "Store"], tuple[str]]:
+        """Pickled as its URL: whoever opens it elsewhere has the keys of its own environment."""
+        return Store.open, (self.url,)
 
     def _objects(self, *, write: bool = False) -> ObjectStore:
         if self._bucket is not None:

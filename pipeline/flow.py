@@ -14,11 +14,12 @@ from infra.stores import Store
 from model.manifest import Manifest
 from pipeline import artifacts, preparation
 from pipeline.cancellation import heeded
+from pipeline.dask_cluster import preparers
 from pipeline.dataset import local_dataset
 from pipeline.machines import first_that_lasts, must_be_available, workplaces
 from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
-from pipeline.progress import listening
+from pipeline.progress import who_listens
 from pipeline.rental_queue import has_a_machine, place_to_rent
 from pipeline.run import Run
 from pipeline.run_record import Outcome, Unchanged, recorded_run
@@ -56,7 +57,7 @@ def voc_train(parameters: Parameters, resume: str | None = None) -> Outcome | Un
     if runtime.deployment.id:
         end_with_parent()  # without its worker, nobody could cancel it
     earlier = recorded_run(Store.open(parameters.store), resume) if resume else None
-    listeners = [artifacts.PrefectListener(), *listening.get()]
+    listeners = [artifacts.PrefectListener(), *who_listens()]
     run = Run(parameters, [*listeners, Messenger(parameters.store)], earlier=earlier)
     if earlier:  # what is refused changes nothing of what is known of it
         must_be_possible(run)
@@ -128,9 +129,10 @@ def prepared_in_store(run: Run) -> Manifest:
     elif run.parameters.prepared_elsewhere:
         dataset, sources = prepare_elsewhere(run)
     else:
-        archives = extract_archives(run)
-        separation = separate_pairs(run, archives)
-        dataset = build_shards(run, separation, archives)
+        with preparers(run.parameters.rental.prepare_on) as spread:  # None: this computer alone
+            archives = extract_archives(run, spread)
+            separation = separate_pairs(run, archives)
+            dataset = build_shards(run, separation, archives, spread)
         sources = {archive.sha256: archive.source for archive in archives}
     run.prepared(dataset, sources)
     return dataset

@@ -104,8 +104,11 @@ class RentalTerms(BaseModel):
     route: Literal["bucket", "volume"] = Field(
         "bucket", description="how data reaches the machine: object storage, or a Volume"
     )
-    prepare_on: Literal["local", "linode"] = Field(
-        "local", description="where the dataset is built"
+    prepare_on: str = Field(
+        "local",
+        pattern=r"^(local|linode|dask|(tcp|tls)://[^\s/]+:\d+)$",
+        description="where the dataset is built: local, linode, dask (by all cores of the worker), "
+        "or the address of a Dask scheduler, tcp://HOST:8786",
     )
     prepare_plan: str = Field(
         "g6-standard-2", description="plan of the machine that builds it, without a GPU"
@@ -139,6 +142,11 @@ class RentalTerms(BaseModel):
     def _somebody_ends_what_stays(self) -> Self:
         if self.keep and not self.reaper:
             raise ValueError("a machine is kept only where a reaper deletes it in the end")
+        if self.route == "volume" and self.prepare_on not in ("local", "linode"):
+            raise ValueError(
+                "by the route of a Volume the dataset is built on the machine that has it; take "
+                "the one by a bucket"
+            )
         if self.keep and self.route == "volume":
             raise ValueError("the route by a Volume keeps no machine; take the one by a bucket")
         return self
@@ -263,6 +271,12 @@ class Parameters(BaseModel):
                 "with promote the dataset is built on the worker and moves by way of a bucket: "
                 "whether anything has changed is seen before anything is rented"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rented_where_machines_are(self) -> Self:
+        if self.rental.prepare_on == "linode" and self.machine != "linode":
+            raise ValueError("prepare_on linode goes with machine linode, which rents")
         return self
 
     @property

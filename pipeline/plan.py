@@ -210,7 +210,7 @@ def smoke_plan(terms: RentalTerms, store: Store) -> Plan:
 
 def _preparers(terms: RentalTerms, provider: Linode) -> tuple[Offer, ...]:
     """Machines that could prepare the data, best first; none where this computer does."""
-    if terms.prepare_on == "local" and terms.route == "bucket":
+    if terms.prepare_on != "linode" and terms.route == "bucket":
         return ()
     offers = provider.offers(plan=terms.prepare_plan, region=terms.region)
     free = tuple(offer for offer in offers if offer.available is not False)

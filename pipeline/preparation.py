@@ -5,6 +5,7 @@ What one stage does works inside it, where somebody may be watching, and fills i
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from infra.stores import Store
@@ -17,6 +18,7 @@ from pipeline.download.spool import Room
 from pipeline.parameters import Parameters
 from pipeline.progress import Listener
 from pipeline.run import Run, Stage, staged
+from pipeline.spread import Spread
 from pipeline.stages.build_dataset import build_dataset
 from pipeline.stages.extract import extract
 from pipeline.stages.separate import Separation, separate
@@ -82,13 +84,18 @@ def prepare_dataset(
 
 
 def extract_archives(
-    parameters: Parameters, store: Store, spool: Path, stage: Stage
+    parameters: Parameters, store: Store, spool: Path, stage: Stage, spread: Spread | None = None
 ) -> list[Archive]:
     """Bring every archive to where its photos can be read by offset."""
-    room = Room(parameters.limits.archive_bytes)
-    found = [
-        extract(url, store, spool, room=room, report=stage.report) for url in parameters.archives
-    ]
+    urls, room = parameters.archives, Room(parameters.limits.archive_bytes)
+    if spread:
+        there: dict[str, tuple[Archive, bool]] = {}
+        for url, came in spread("extract-archive", partial(_extract_there, store, room), urls):
+            there[url] = came
+            stage.report(len(there), len(urls))
+        found = [there[url] for url in urls]
+    else:
+        found = [extract(url, store, spool, room=room, report=stage.report) for url in urls]
     archives = [archive for archive, _ in found]
     stage.reused = all(reused for _, reused in found)
     size = sum(archive.size for archive in archives) / 1e6
@@ -97,6 +104,10 @@ def extract_archives(
         f"{counted(len(archives), 'archive')}, {size:,.1f} MB, {counted(members, 'file')}"
     )
     return archives
+
+
+def _extract_there(store: Store, room: Room, url: str, spool: Path) -> tuple[Archive, bool]:
+    return extract(url, store, spool, room=room)
 
 
 def separate_pairs(
@@ -131,6 +142,7 @@ def build_shards(
     store: Store,
     spool: Path,
     stage: Stage,
+    spread: Spread | None = None,
     *,
     needed: tuple[str, ...],
 ) -> Manifest:
@@ -146,6 +158,7 @@ def build_shards(
         max_pixels=parameters.limits.photo_pixels,
         shard_bytes=parameters.limits.shard_bytes,
         needed=needed,
+        spread=spread,
         report=stage.report,
     )
     size = sum(shard.size for shard in dataset.shards) / 1e6

@@ -43,3 +43,8 @@ class Listener(Protocol):
 # Who listens beside Prefect: the command line puts its terminal here before it starts the flow,
 # since an object like that cannot be a flow parameter.
 listening: ContextVar[tuple[Listener, ...]] = ContextVar("listening", default=())
+
+
+def who_listens() -> tuple[Listener, ...]:
+    """Those of `listening`, which a flow cannot name: it is pickled with all that it names."""
+    return listening.get()

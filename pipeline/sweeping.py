@@ -28,7 +28,7 @@ from pipeline.machines import first_that_lasts, workplaces
 from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
 from pipeline.preparation import must_be_trainable
-from pipeline.progress import Listener, listening
+from pipeline.progress import Listener, who_listens
 from pipeline.rental_queue import has_a_machine, place_to_rent
 from pipeline.run import Run, explained, new_run_id
 from pipeline.run_record import RunRecord, Trial, recorded_run
@@ -58,7 +58,7 @@ def sweep(
     """
     store = Store.open(parameters.store)
     earlier = recorded_run(store, resume) if resume else None
-    listeners = [artifacts.PrefectListener(), *listening.get(), Messenger(parameters.store)]
+    listeners = [artifacts.PrefectListener(), *who_listens(), Messenger(parameters.store)]
     run = Run(parameters, listeners, earlier=earlier, trials=trials_of(parameters, grid or {}))
     trials = Trials(run)
     if earlier:  # what is refused changes nothing of what is known of it

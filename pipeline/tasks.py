@@ -24,6 +24,7 @@ from pipeline.pictures import Picture, overview_png
 from pipeline.report import render_report
 from pipeline.run import Run
 from pipeline.run_record import Unchanged
+from pipeline.spread import Spread
 from pipeline.stages.decide import Settled, decided_earlier, must_not_fail_again, rival, settle
 from pipeline.stages.fetch_checkpoint import evaluate_again, fetch_checkpoint
 from pipeline.stages.prepare import archives_in_store, prepare_there
@@ -47,10 +48,10 @@ class Made:
 
 
 @task(name="extract", cache_policy=NO_CACHE)
-def extract_archives(run: Run) -> list[Archive]:
+def extract_archives(run: Run, spread: Spread | None) -> list[Archive]:
     """Bring every archive to where its photos can be read by offset."""
     with run.stage("extract") as stage:
-        return preparation.extract_archives(run.parameters, run.store, run.spool, stage)
+        return preparation.extract_archives(run.parameters, run.store, run.spool, stage, spread)
 
 
 @task(name="separate", cache_policy=NO_CACHE)
@@ -63,7 +64,9 @@ def separate_pairs(run: Run, archives: list[Archive]) -> Separation:
 
 
 @task(name="build-dataset", cache_policy=NO_CACHE)
-def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> Manifest:
+def build_shards(
+    run: Run, separation: Separation, archives: list[Archive], spread: Spread | None
+) -> Manifest:
     """Turn the pairs into shards of photos and class indices in the store."""
     with run.stage("build-dataset") as stage:
         return preparation.build_shards(
@@ -73,6 +76,7 @@ def build_shards(run: Run, separation: Separation, archives: list[Archive]) -> M
             run.store,
             run.spool,
             stage,
+            spread,
             needed=preparation.TO_TRAIN,
         )
 

@@ -63,6 +63,14 @@ Keep = Annotated[
     bool, typer.Option("--keep", help="Keep the machine until its deadline, and pay for all of it.")
 ]
 NoReaper = Annotated[bool, typer.Option("--no-reaper", help="Rent though no reaper looks.")]
+PrepareOn = Annotated[
+    str,
+    typer.Option(
+        metavar="PLACE",
+        help="Where the dataset is built: local, linode (a rented machine), dask (all cores of "
+        "this computer), or a Dask scheduler, like tcp://HOST:8786",
+    ),
+]
 Promote = Annotated[
     bool,
     typer.Option(
@@ -164,9 +172,7 @@ class Terms:
         "bucket"
     )
     volume_gb: Annotated[int, typer.Option(help="Size of the Volume, for that route.")] = 20
-    prepare_on: Annotated[str, typer.Option(help="local or linode: where the dataset is built")] = (
-        "local"
-    )
+    prepare_on: PrepareOn = "local"
 
 
 def parameters_of(photos: Photos, learning: Learning | None = None, **values: Any) -> Parameters:

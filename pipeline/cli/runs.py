@@ -22,6 +22,7 @@ from pipeline.cli.options import (
     Learning,
     NoReaper,
     Photos,
+    PrepareOn,
     Promote,
     Recipe,
     SshFrom,
@@ -59,6 +60,7 @@ def run_local(
     photos: Photos,
     recipe: Recipe = "voc-segmentnet",
     learning: Learning,
+    prepare_on: PrepareOn = "local",
     store: StoreUrl = "",
     device: Device = "auto",
     wandb: Wandb = "auto",
@@ -76,6 +78,7 @@ def run_local(
         recipe=recipe,
         store=store,
         device=device,
+        rental={"prepare_on": prepare_on},
         wandb=wandb,
         promote=promote,
         force=force,
@@ -144,6 +147,7 @@ def run_ssh(
             help="A Python there that has torch, obstore and the like: the README says what."
         ),
     ] = "python3",
+    prepare_on: PrepareOn = "local",
     store: StoreUrl = "",
     device: Device = "auto",
     wandb: Wandb = "auto",
@@ -163,6 +167,7 @@ def run_ssh(
         recipe=recipe,
         store=store,
         device=device,
+        rental={"prepare_on": prepare_on},
         wandb=wandb,
     )
     with shown() as terminal:
@@ -364,7 +369,8 @@ def shown() -> Iterator["Terminal"]:
 
 
 def prepare_prefect() -> None:
-    """Prefect talks to a log by default; here the terminal shows the run itself."""
+    """Prefect and Dask talk to a log by default; here the terminal shows the run itself."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")

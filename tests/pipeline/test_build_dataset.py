@@ -225,7 +225,7 @@ def test_threads_and_shard_sizes_do_not_change_the_content(
 ) -> None:
     ways = [{"threads": 1}, {"threads": 4, "shard_bytes": 1}, {"threads": 3, "shard_bytes": 4000}]
     built = [prepared(store, spool, archive, **way)[1] for way in ways]
-    assert [len(manifest.shards) for manifest in built] == [1, 8, 4]
+    assert [len(manifest.shards) for manifest in built] == [1, 8, 3]
     assert len({manifest.digest for manifest in built}) == 1
     elsewhere = Store.open(str(spool / "elsewhere"))
     again = prepared(elsewhere, spool, archive, threads=4)[1]
@@ -262,15 +262,44 @@ def test_the_manifest_is_written_last(archive: Path, store: Store, spool: Path) 
     with pytest.raises(KeyboardInterrupt):
         build_dataset(separation, archives, store, spool, report=die, **options)
     left = [entry.key for entry in store.list("datasets")]
-    assert len([key for key in left if key.endswith(".tar")]) == 5
-    assert not [key for key in left if not key.endswith(".tar")]
+    assert left == [f"datasets/{left[0].split('/')[1]}/{name}" for name in (
+        *(f"parts/{number:05d}.json" for number in range(4)),
+        *(f"shards/{number:05d}.tar" for number in range(4)),
+    )]  # fmt: skip
     assert not [path for path in spool.iterdir() if path.is_dir()]
 
     manifest, reused = build_dataset(separation, archives, store, spool, **options)
     assert not reused
     assert len(samples(manifest, store)) == 8
-    newest = max(folder(manifest, store).rglob("*"), key=lambda path: path.stat().st_mtime_ns)
+    assert not list(store.list(f"{dataset_prefix(manifest.key)}/parts"))
+    files = [path for path in folder(manifest, store).rglob("*") if path.is_file()]
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns)
     assert newest.name == "manifest.json"
+
+
+@pytest.mark.parametrize("harmed", ["parts/00001.json", "shards/00001.tar"])
+def test_the_next_attempt_builds_only_what_is_missing_or_damaged(
+    archive: Path, store: Store, spool: Path, harmed: str
+) -> None:
+    archives = extracted(store, spool, archive)
+    separation, _ = separate(archives, store, spool)
+    options = {"classes": VOC_CLASSES, "shard_bytes": 1}
+
+    def die(done: float, *_: object) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(separation, archives, store, spool, report=die, **options)
+    (found,) = (spool.parent / "store" / "datasets").iterdir()
+    shards = [found / f"shards/{number:05d}.tar" for number in range(4)]
+    (found / harmed).write_bytes((found / harmed).read_bytes()[:-9])
+    before = [shard.stat().st_mtime_ns for shard in shards]
+    manifest, _ = build_dataset(separation, archives, store, spool, **options)
+    kept = [shard.stat().st_mtime_ns == time for shard, time in zip(shards, before, strict=True)]
+    assert kept == [True, False, True, True]
+    elsewhere = Store.open(str(spool / "elsewhere"))
+    assert build_dataset(separation, archives, elsewhere, spool, **options)[0] == manifest
 
 
 @pytest.mark.parametrize("lost", ["index.jsonl", "shards/00001.tar"])
