@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
+from prefect.settings import PREFECT_API_URL
 
 from infra.failure import Cause, Failure
 from model.errors import InputError
@@ -29,7 +31,7 @@ R = TypeVar("R")
 _PATIENCE = 20.0  # seconds, with a scheduler that does not answer
 # One worker a core, each one thread. To connect to a worker is to run any program as its user, so
 # that others on this computer must not: the certificates are made for the run.
-_HERE = {"threads_per_worker": 1, "security": True, "dashboard_address": None}
+_HERE = {"threads_per_worker": 1, "security": True, "dashboard_address": "127.0.0.1:0"}
 
 
 @task(cache_policy=NO_CACHE)
@@ -46,15 +48,15 @@ def preparers(place: str) -> Iterator[Spread | None]:
 
     Raises:
         InputError: Dask is not installed.
-        Failure: the scheduler does not answer, or has no worker; later, workers are lost again and
-            again.
+        Failure: the scheduler does not answer, has no worker, or one that cannot do it; later,
+            workers are lost again and again.
     """
     if place == "local":
         yield None
         return
     with _runner(place) as runner:
         if "://" in place:
-            _must_have_workers(runner, place)
+            _must_be_able(runner, place)
         # In the flow's context its tasks take nothing else with them; within another task they
         # would take all that this was given, such as a terminal, which cannot be pickled.
         yield partial(_spread, runner, copy_context())
@@ -73,7 +75,7 @@ def _runner(place: str) -> "DaskTaskRunner":
     return DaskTaskRunner(cluster_kwargs=_HERE)
 
 
-def _must_have_workers(runner: "DaskTaskRunner", address: str) -> None:
+def _must_be_able(runner: "DaskTaskRunner", address: str) -> None:
     try:
         workers = runner.client.scheduler_info()["workers"]
     except OSError as error:
@@ -88,6 +90,32 @@ def _must_have_workers(runner: "DaskTaskRunner", address: str) -> None:
             f"The Dask scheduler at {address} has no workers; start some with `dask worker "
             f"{address}`.",
         )
+    server = PREFECT_API_URL.value() or ""
+    try:
+        reached = runner.client.run(_reaches, server)
+    except ImportError as error:
+        raise Failure(
+            Cause.BAD_INPUT,
+            f"A Dask worker of {address} lacks what is here ({error}); install the same voc-train "
+            "in its Python.",
+        ) from error
+    if not all(reached.values()):
+        worker = next(name for name, here in reached.items() if not here)
+        raise Failure(
+            Cause.BAD_INPUT,
+            f"The Dask worker {worker} does not reach Prefect's server at {server}; start one that "
+            "all workers reach (`prefect server start --host 0.0.0.0`, in a network that you "
+            "trust), and name it in PREFECT_API_URL.",
+        )
+
+
+def _reaches(server: str) -> bool:
+    """Runs in a worker, which tells Prefect's server of its tasks and fails where it cannot."""
+    try:
+        httpx.get(f"{server}/health", timeout=_PATIENCE)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def _spread(

@@ -5,6 +5,7 @@ environment of the worker.
 """
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -106,7 +107,6 @@ class RentalTerms(BaseModel):
     )
     prepare_on: str = Field(
         "local",
-        pattern=r"^(local|linode|dask|(tcp|tls)://[^\s/]+:\d+)$",
         description="where the dataset is built: local, linode, dask (by all cores of the worker), "
         "or the address of a Dask scheduler, tcp://HOST:8786",
     )
@@ -137,6 +137,16 @@ class RentalTerms(BaseModel):
                     "smaller"
                 )
         return networks
+
+    @field_validator("prepare_on")
+    @classmethod
+    def _place(cls, place: str) -> str:
+        if not re.fullmatch(r"local|linode|dask|(tcp|tls)://[^\s/@]+:\d{1,5}", place):
+            raise ValueError(
+                f"{place!r} is none of local, linode and dask, and no address of a Dask scheduler, "
+                "which is like tcp://HOST:8786"
+            )
+        return place
 
     @model_validator(mode="after")
     def _somebody_ends_what_stays(self) -> Self:

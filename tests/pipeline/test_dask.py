@@ -2,38 +2,47 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import psutil
 import pytest
 from distributed import Client, LocalCluster
 from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from commands import VocTrain
 from devkit import devkit, jpeg, mask_of, palette_png
 from infra.failure import Cause, Failure
 from infra.stores import Store
+from model.errors import InputError
 from model.manifest import Manifest
+from pipeline import dask_cluster
 from pipeline.dask_cluster import preparers
 from pipeline.dataset import is_whole
 from pipeline.flow import prepared_in_store
+from pipeline.flow import voc_train as voc_train_flow
 from pipeline.parameters import Limits, Parameters, RentalTerms, home
 from pipeline.progress import listening, who_listens
 from pipeline.run import Run
+from pipeline.sweeping import sweep
 from rentals import Listener
 
 pytestmark = pytest.mark.usefixtures("flows")
 SIDE = 400  # pixels; some six pairs of such noise fill a shard of a megabyte
-Advanced = Callable[[str], None]
+SMALL: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Two workers whose home, and so whose spool, is not ours."""
     there = {"VOC_TRAIN_HOME": str(tmp_path_factory.mktemp("workers"))}
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=None, env=there) as cluster:
+    with LocalCluster(env=there, n_workers=2, **SMALL) as cluster:
         yield cluster
 
 
@@ -202,3 +211,68 @@ def test_a_failure_arrives_as_itself(cluster: LocalCluster) -> None:
         spread_over(cluster.scheduler_address, _refuses, range(3))
     assert (caught.value.cause, caught.value.permanent) == (Cause.STORE, True)
     assert str(home()) not in str(caught.value), "a worker's spool is its own"
+
+
+def _dies(item: int, _: Path) -> None:
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_work_that_kills_its_worker_ends_in_a_sentence(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)  # or it takes four of them
+    with pytest.raises(Failure, match="lost with one and the same item again and again") as caught:
+        spread_over(cluster.scheduler_address, _dies, range(3))
+    assert caught.value.cause is Cause.AGENT_LOST
+
+
+def test_a_scheduler_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        LocalCluster(n_workers=0, **SMALL) as empty,
+        pytest.raises(
+            Failure, match="has no workers; start some with `dask worker tcp://"
+        ) as caught,
+    ):
+        spread_over(empty.scheduler_address, _refuses, range(2))
+    assert caught.value.exit_code == 2
+    monkeypatch.setattr(dask_cluster, "_PATIENCE", 1.0)
+    with pytest.raises(Failure, match="No Dask scheduler answers at tcp://.*; start one with"):
+        spread_over(empty.scheduler_address, _refuses, range(2))
+
+
+def test_workers_that_do_not_reach_prefect_are_named(cluster: LocalCluster) -> None:
+    """As where the server is on this computer's loopback, and they are elsewhere."""
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(Failure, match="The Dask worker tcp://.* does not reach Prefect's server at"),
+        preparers(cluster.scheduler_address),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("sent", [voc_train_flow, sweep], ids=str)
+def test_a_flow_can_be_sent_to_a_worker(sent: object) -> None:
+    """It is pickled with all that it names, for every task."""
+    assert cloudpickle.dumps(sent)
+
+
+def test_without_dask_the_cure_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
+    with (
+        pytest.raises(
+            InputError, match=r"--prepare-on dask needs Dask.*pip install -e '\.\[dask\]'"
+        ),
+        preparers("dask"),
+    ):
+        pass
+
+
+def test_who_does_not_ask_for_dask_imports_none() -> None:
+    program = (
+        "import sys, pipeline.flow, pipeline.sweeping\n"
+        "from pipeline.dask_cluster import preparers\n"
+        "with preparers('local') as spread: assert spread is None\n"
+        "assert not {'dask', 'distributed', 'prefect_dask'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

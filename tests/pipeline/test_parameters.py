@@ -114,11 +114,24 @@ def test_overrides_reach_the_recipe() -> None:
         ({"limits": {"photo_megapixels": 179}}, "limits.photo_megapixels: "),
         ({"limits": {"shard_mb": 0}}, "limits.shard_mb: "),
         ({"limits": {"shard_mb": 4097}}, "limits.shard_mb: "),
+        ({"rental": {"prepare_on": "moon"}}, "'moon' is none of local, linode and dask, and no"),
+        ({"rental": {"prepare_on": "tcp://host"}}, "no address of a Dask scheduler, which is like"),
+        ({"rental": {"prepare_on": "linode"}}, "prepare_on linode goes with machine linode"),
+        (
+            {"machine": "linode", "rental": {"prepare_on": "dask", "route": "volume"}},
+            "the dataset is built on the machine that has it; take the one by a bucket",
+        ),
     ],
     ids=str,
 )
 def test_what_does_not_fit_is_refused(values: dict[str, Any], said: str) -> None:
     assert said in refusal(**values)
+
+
+@pytest.mark.parametrize("place", ["dask", "tcp://10.0.0.5:8786", "tls://[::1]:8786"])
+@pytest.mark.parametrize("machine", ["local", "linode"])
+def test_workers_of_dask_prepare_for_any_machine(machine: str, place: str) -> None:
+    assert not parameters(machine=machine, rental={"prepare_on": place}).prepared_elsewhere
 
 
 def test_as_many_classes_as_a_mask_can_hold() -> None:
