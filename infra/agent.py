@@ -32,6 +32,7 @@ from infra.job import Job, was_told_to_stop
 from infra.launch import alone, take_secrets
 from infra.log import LogWriter
 from infra.mirror import Mirror
+from infra.on_demand import Supplier
 from infra.protocol import JobSpec, Result, now, run_key
 from infra.restart import GoingDown, restarted_at_boot
 from infra.stores import Store
@@ -176,17 +177,22 @@ class Agent:
         witness = Witness()
         if self._restarts and witness.gpu_problem:  # it was well when the machine was set up
             raise Failure(Cause.DRIVER, gpu_failed(witness.gpu_problem))
-        job = Job(spec.argv, self._job, self._log, self._keys() if spec.uses_store else {})
-        ended = threading.Event()
-        # Apart from the job's supervision, which must not wait for a store that does not answer.
-        reporter = threading.Thread(target=self._report_until, args=(ended,))
-        reporter.start()
-        try:
-            code = job.wait(self._poll, self._grace, lambda: self._must_stop(deadline))
-        finally:
-            ended.set()
-            reporter.join()
+        patience = _AWAY, _REFUSED
+        with Supplier(self._store, self._job, spec.on_demand, self._give_up, patience):
+            job = Job(spec.argv, self._job, self._log, self._keys() if spec.uses_store else {})
+            ended = threading.Event()
+            # Apart from the job's supervision, which must not wait for a store that is silent.
+            reporter = threading.Thread(target=self._report_until, args=(ended,))
+            reporter.start()
+            try:
+                code = job.wait(self._poll, self._grace, lambda: self._must_stop(deadline))
+            finally:
+                ended.set()
+                reporter.join()
         return self._judge(code, job, witness)
+
+    def _give_up(self, failure: Failure) -> None:
+        self._stop = self._stop or failure
 
     def _keys(self) -> dict[str, str]:
         keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
@@ -203,7 +209,7 @@ class Agent:
                 if not failure.permanent:
                     welcome = time.monotonic()
                 elif time.monotonic() > welcome + _REFUSED:
-                    self._stop = self._stop or failure  # it would train for nothing
+                    self._give_up(failure)  # it would train for nothing
             except Exception:
                 traceback.print_exc()  # a broken mirror must not break the job
 

@@ -39,6 +39,19 @@ class Input(BaseModel):
     sha256: str
 
 
+class OnDemand(BaseModel):
+    """Inputs that are too large to lie on the disk together, in folders of their own.
+
+    The job names those that it needs now and next in the file `wanted`, in its folder: their paths,
+    one a line, what is needed first at the top. It writes the file by rename.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    inputs: tuple[Input, ...] = ()
+    room: int = 0  # bytes of them on the disk at most
+
+
 class JobSpec(BaseModel):
     """A job for an agent: any argv, run in a folder that holds its inputs."""
 
@@ -47,6 +60,7 @@ class JobSpec(BaseModel):
     run_id: str
     argv: tuple[str, ...]  # a first word `python` means the agent's own interpreter
     inputs: tuple[Input, ...] = ()
+    on_demand: OnDemand = OnDemand()
     files: dict[str, str] = {}  # small text files to write beside the inputs
     deadline_seconds: float  # the agent stops the job after this long, reboots included
     ordered: datetime = Field(default_factory=now)  # tells an order from its repetition

@@ -12,14 +12,15 @@ import torch
 from pydantic import ValidationError
 
 from model.checkpoint import Description
-from model.dataset import Dataset
+from model.dataset import Dataset, read_manifest
 from model.device import pick_device, pick_memory_format, pick_precision
 from model.errors import InputError, first_problem
 from model.losses import Loss, build_loss, class_weights
-from model.order import BatchOrder
+from model.order import BatchOrder, WindowedOrder
 from model.provenance import provenance
 from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
+from model.stream import Stream, room_of, window_of
 
 _RECIPE = "recipe.json"
 
@@ -48,17 +49,18 @@ class Job:
         Several ranks share every batch in equal parts; InputError where that cannot be.
         """
         recipe = _read_recipe(folder / _RECIPE)
-        train, val = Dataset(folder / "dataset", "train"), Dataset(folder / "dataset", "val")
-        where = pick_device(ranks.device(device))
-        dtype = pick_precision(recipe.precision, where)
-        weights = class_weights(recipe, train.manifest.pixels["train"][:-1])
-        order = BatchOrder(recipe.seed, len(train), recipe.batch_size, recipe.epochs)
+        train, val, order = _data(folder, recipe)
         if order.batch_size % ranks.world:
             raise InputError(
                 f"A batch of {order.batch_size} images cannot be shared equally by {ranks.world} "
                 f"processes: take --set batch_size=… as a multiple of {ranks.world}, or other "
                 "--ranks."
             )
+        if recipe.stream_gb is not None and ranks.world > 1:
+            raise InputError("Shards that are streamed are read by one process: take --ranks 1.")
+        where = pick_device(ranks.device(device))
+        dtype = pick_precision(recipe.precision, where)
+        weights = class_weights(recipe, train.manifest.pixels["train"][:-1])
         return cls(
             out=folder / "out",
             recipe=recipe,
@@ -99,6 +101,7 @@ class Job:
         for what, before, now in (
             ("recipe", found.recipe.decisive(), wanted.recipe.decisive()),
             ("dataset", found.dataset_digest, wanted.dataset_digest),
+            ("set of shards", _shards(found), _shards(wanted)),
             ("list of classes", found.classes, wanted.classes),
         ):
             if before != now:
@@ -113,8 +116,12 @@ def shared_by(folder: Path, most: int) -> int:
 
     It says so where these are fewer. Raises InputError as `Job.open` does.
     """
-    wanted = _read_recipe(folder / _RECIPE).batch_size
-    batch = min(wanted, len(Dataset(folder / "dataset", "train")))
+    recipe = _read_recipe(folder / _RECIPE)
+    if recipe.stream_gb is not None:
+        if most > 1:
+            print("shards that are streamed are read by one process", flush=True)
+        return 1
+    batch = min(recipe.batch_size, len(Dataset(folder / "dataset", "train")))
     ranks = max(n for n in range(1, most + 1) if batch % n == 0)
     if ranks < most:
         print(
@@ -123,6 +130,25 @@ def shared_by(folder: Path, most: int) -> int:
             flush=True,
         )
     return ranks
+
+
+def _shards(of: Description) -> str | None:
+    """What the order depends on where shards are streamed; else how photos lie in them is free."""
+    return None if of.recipe.stream_gb is None else of.dataset_key
+
+
+def _data(folder: Path, recipe: Recipe) -> tuple[Dataset, Dataset, BatchOrder]:
+    """Both splits, and the order in which the first is trained on."""
+    place, seed, batch, epochs = folder / "dataset", recipe.seed, recipe.batch_size, recipe.epochs
+    room = room_of(recipe)
+    if room is None:
+        train, val = Dataset(place, "train"), Dataset(place, "val")
+        return train, val, BatchOrder(seed, len(train), batch, epochs)
+    manifest = read_manifest(place)
+    stream = Stream(folder, manifest, room)
+    train, val = Dataset(place, "train", stream), Dataset(place, "val", stream, asks=True)
+    window = window_of(manifest, train.shards, recipe, room)
+    return train, val, WindowedOrder(seed, train.shards, window, batch, epochs)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from model.dataset import Dataset
 from model.errors import InputError
 from model.images import OUTSIDE, Image
 from model.manifest import VOID
-from model.order import BatchOrder, Draw, augmentation_seed, drawn_factor
+from model.order import BatchOrder, Draw, WindowedOrder, augmentation_seed, drawn_factor
 from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
 
@@ -113,7 +113,10 @@ def training_batches(
         # base seed out of the global state, which resuming restores.
         generator=torch.Generator().manual_seed(0),
     )
-    for batch in loader:
+    batches: Iterable[Batch | InputError] = loader
+    if data.stream and isinstance(order, WindowedOrder):
+        batches = data.stream.paced(loader, order, start)
+    for batch in batches:
         if isinstance(batch, InputError):
             raise batch
         yield batch

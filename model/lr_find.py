@@ -29,7 +29,6 @@ from model.job import Job
 from model.learning_rates import LearningRates
 from model.loader import training_batches
 from model.manifest import VOID
-from model.order import BatchOrder
 from model.state import TrainingState
 from model.train import training_step
 
@@ -77,7 +76,7 @@ def find_lr(
     must_be_range(low, high, steps)
     recipe = job.recipe.override({"schedule": "constant", "warm_up": 0.0, "lr": min(low, 10)})
     epochs = math.ceil(steps / job.order.steps_per_epoch)
-    order = BatchOrder(recipe.seed, len(job.train), recipe.batch_size, epochs)
+    order = job.order.lasting(epochs)
     job = replace(job, recipe=recipe, order=order)
     state = TrainingState.initial(job)
     if recipe.pretrained:

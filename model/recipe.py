@@ -169,6 +169,12 @@ class Recipe(BaseModel):
         (), description="factors of image_size, like 0.75,1,1.25, of which each batch draws one"
     )
     seed: int = Field(0, ge=0, lt=2**32)
+    stream_gb: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        None,
+        description="none: all shards are on the machine's disk, and an epoch is one permutation "
+        "of all photos; else shards come from the store when their turn comes, at most so many GB "
+        "at a time, and photos are mixed within half of that",
+    )
 
     fit: Literal["crop", "resize", "pad"] = Field(
         "crop",
@@ -203,7 +209,8 @@ class Recipe(BaseModel):
     )
 
     _optional = field_validator(
-        "width", "depth", "encoder", "pretrained", "dropout", "clip", "min_miou", mode="before"
+        *("width", "depth", "encoder", "pretrained", "dropout", "stream_gb", "clip", "min_miou"),
+        mode="before",
     )(_or_none)
 
     @field_validator("net")

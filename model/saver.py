@@ -16,9 +16,13 @@ from model import checkpoint
 
 
 class Saver:
-    """Writes checkpoints into a folder, and keeps the best and the last, and step `keep`'s."""
+    """Writes checkpoints into a folder, and keeps the best and the last, and step `keep`'s.
 
-    def __init__(self, folder: Path, keep: int | None = None) -> None:
+    `newest` is the step of the one that was last begun, or was there before.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None, newest: int | None = None) -> None:
+        self.newest = newest
         self._folder = folder
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -27,6 +31,7 @@ class Saver:
     def save(self, description: checkpoint.Description, state: Mapping[str, Any]) -> None:
         """Begin to write a checkpoint, after the one before it; raises what that one met."""
         self.wait()
+        self.newest = description.step
         self._pending = self._thread.submit(self._write, description, _copied(state))
 
     def look(self) -> None:

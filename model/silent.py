@@ -33,6 +33,7 @@ class NoSaver(Saver):
 
     def __init__(self) -> None:
         """No thread, no folder."""
+        self.newest = None
 
     def save(self, description: checkpoint.Description, state: Mapping[str, Any]) -> None:
         """The first does."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -100,14 +101,16 @@ def train(
         else:
             unknown_yet = {"step", "epoch", "miou", "iou"}
             journal.write("start", 0, **job.origin.model_dump(mode="json", exclude=unknown_yet))
-        saver = Saver(job.out / "checkpoints", keep_step) if ranks.is_first else NoSaver()
-        stack.enter_context(saver)
+        writes = partial(Saver, job.out / "checkpoints", keep_step, state.step)
+        saver = stack.enter_context(writes() if ranks.is_first else NoSaver())
 
         def heed(*_: int) -> None:
             saver.look()
             if ranks.any(stop()):
                 raise _Stopped
 
+        if job.train.stream:
+            job.train.stream.heed = heed
         training = Training(job, state, journal, saver, heed)
         try:
             if unscored:  # it was stopped while validating
@@ -115,7 +118,8 @@ def train(
                 saver.wait()  # loader processes must not be forked off beside a thread
             training.run(workers, save_every, keep_step)
         except _Stopped:
-            training.save(None)
+            if saver.newest != state.step:  # else it would replace one that may be scored
+                training.save(None)
             saver.wait()
             print(
                 f"stopped at step {state.step} of {job.order.total_steps}, checkpoint written; "

@@ -14,10 +14,11 @@ from infra.failure import Cause, Failure
 from infra.lease import Patience
 from infra.log import LogReader
 from infra.machines import Machine
-from infra.protocol import Heartbeat, Input, JobSpec, Result, run_key
+from infra.protocol import Heartbeat, Input, JobSpec, OnDemand, Result, run_key
 from infra.stores import Store
 from model.manifest import Manifest
 from model.recipe import Recipe
+from model.stream import room_of
 from pipeline.dataset import dataset_prefix
 from pipeline.progress import Progress, silent
 
@@ -63,6 +64,7 @@ def job_for(
         )
         for shard in dataset.shards
     )
+    room = room_of(recipe)
     return JobSpec(
         run_id=run_id,
         argv=(
@@ -74,7 +76,8 @@ def job_for(
             *(() if ranks is None else ("--ranks", str(ranks))),
             *(() if keep_step is None else ("--keep-step", str(keep_step))),
         ),
-        inputs=(index, *shards),
+        inputs=(index,) if room else (index, *shards),
+        on_demand=OnDemand(inputs=tuple(shards), room=room) if room else OnDemand(),
         files={
             "recipe.json": recipe.model_dump_json(indent=1),
             "dataset/manifest.json": dataset.model_dump_json(indent=1),

@@ -51,8 +51,12 @@ def write_dataset(
     folder: Path,
     splits: dict[str, list[tuple[Image, Image]]] | None = None,
     classes: tuple[str, ...] = CLASSES,
+    a_shard: int = 1000,
 ) -> Manifest:
-    """A whole dataset; by default 12 training and 4 validation photos of odd and even sizes."""
+    """A whole dataset; by default 12 training and 4 validation photos of odd and even sizes.
+
+    A shard has `a_shard` samples.
+    """
     if splits is None:
         splits = {
             "train": [labelled(i, 20 + i % 5, 24 - i % 4) for i in range(12)],
@@ -60,9 +64,12 @@ def write_dataset(
         }
     (folder / "shards").mkdir(parents=True)
     digest, lines = hashlib.sha256(), []
-    shard = TarWriter(folder / "shards" / "00000.tar")
+    shards: list[TarWriter] = []
     for split, pairs in splits.items():
         for number, (photo, mask) in enumerate(pairs):
+            if len(lines) % a_shard == 0:
+                shards.append(TarWriter(folder / "shards" / f"{len(shards):05d}.tar"))
+            shard = shards[-1]
             name = f"{split}_{number:03d}"
             image = shard.add(f"{name}.png", encode_png(photo))
             truth = shard.add(f"{name}.mask.png", encode_mask(mask))
@@ -70,14 +77,15 @@ def write_dataset(
             sample = Sample(
                 id=name,
                 split=split,
-                shard=0,
+                shard=len(shards) - 1,
                 photo=(image.offset, image.size),
                 mask=(truth.offset, truth.size),
                 height=mask.shape[0],
                 width=mask.shape[1],
             )
             lines.append(sample.model_dump_json() + "\n")
-    shard.close()
+    for shard in shards:
+        shard.close()
     index = "".join(lines)
     (folder / "index.jsonl").write_text(index)
     manifest = Manifest(
@@ -88,7 +96,7 @@ def write_dataset(
         pixels={split: _count(pairs, len(classes)) for split, pairs in splits.items()},
         archives=("0" * 64,),
         max_side=None,
-        shards=(Shard(name="00000.tar", size=shard.size, sha256=shard.sha256),),
+        shards=tuple(Shard(name=s.path.name, size=s.size, sha256=s.sha256) for s in shards),
         index_sha256=hashlib.sha256(index.encode()).hexdigest(),
         left_out={},
     )
