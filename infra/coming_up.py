@@ -147,8 +147,8 @@ class ComingUp:
             raise Failure(
                 Cause.BAD_INPUT,
                 f"The disk of {self.offer.plan} has {free / 1e9:.1f} GB free, and the job "
-                f"needs {self.disk_bytes / 1e9:.1f} GB; name a larger --plan, or a smaller "
-                "--max-side.",
+                f"needs {self.disk_bytes / 1e9:.1f} GB; name a larger --plan or a smaller "
+                "--max-side, or let shards come when their turn comes (--set stream_gb=…).",
             )
 
     def _looks(self, patience: float) -> Iterator[None]:

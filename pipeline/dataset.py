@@ -1,12 +1,18 @@
 """Where a dataset lies in the store, and how to have it on this computer."""
 
 import hashlib
+import io
+from collections.abc import Collection
 from pathlib import Path
+
+import numpy as np
 
 from infra.failure import Cause, Failure
 from infra.integrity import hashes_to
 from infra.stores import Store
-from model.manifest import Manifest
+from model.manifest import SPLITS, Manifest, read_index
+from model.recipe import Recipe
+from model.stream import room_of, window_of
 
 
 def dataset_prefix(key: str) -> str:
@@ -24,21 +30,49 @@ def is_whole(dataset: Manifest, store: Store) -> bool:
     )
 
 
-def local_dataset(dataset: Manifest, store: Store, cache: Path) -> Path:
-    """The dataset as a folder on this computer, verified, and fetched where it is not here."""
+def local_dataset(
+    dataset: Manifest, store: Store, cache: Path, splits: Collection[str] = SPLITS
+) -> Path:
+    """The dataset as a folder on this computer, verified, and fetched where it is not here.
+
+    Of its shards those that hold a sample of one of the `splits`.
+    """
     prefix = dataset_prefix(dataset.key)
-    wanted = [(f"shards/{shard.name}", shard.sha256) for shard in dataset.shards]
-    wanted.append(("index.jsonl", dataset.index_sha256))
-    if (here := store.local_path(prefix)) is not None:
-        for name, sha256 in wanted:
+    here = store.local_path(prefix)
+    folder = here or cache / dataset.key
+
+    def need(name: str, sha256: str) -> None:
+        if here:
             _must_hash_to(here / name, sha256)
-        return here
-    folder = cache / dataset.key
-    for name, sha256 in wanted:
-        if not hashes_to(folder / name, sha256):  # not here yet, or no longer whole
+        elif not hashes_to(folder / name, sha256):  # not here yet, or no longer whole
             store.get_file(f"{prefix}/{name}", folder / name, sha256=sha256)
-    store.get_file(f"{prefix}/manifest.json", folder / "manifest.json")
+
+    need("index.jsonl", dataset.index_sha256)
+    with (folder / "index.jsonl").open() as lines:
+        needed = {sample.shard for sample in read_index(lines) if sample.split in splits}
+    for number in sorted(needed):
+        shard = dataset.shards[number]
+        need(f"shards/{shard.name}", shard.sha256)
+    if not here:
+        store.get_file(f"{prefix}/manifest.json", folder / "manifest.json")
     return folder
+
+
+def bytes_to_train(dataset: Manifest, recipe: Recipe) -> int:
+    """Room that the dataset takes on the disk of the machine that trains."""
+    size = sum(shard.size for shard in dataset.shards)
+    return min(size, room_of(recipe) or size)
+
+
+def must_fit_batches(dataset: Manifest, recipe: Recipe, store: Store) -> None:
+    """InputError where the room for shards that are streamed is too small for a batch's."""
+    room = room_of(recipe)
+    if room is None:
+        return
+    index = io.BytesIO(store.get(f"{dataset_prefix(dataset.key)}/index.jsonl") or b"")
+    samples = read_index(line.decode() for line in index)
+    shards = [sample.shard for sample in samples if sample.split == "train"]
+    window_of(dataset, np.array(shards), recipe, room)
 
 
 def _must_hash_to(path: Path, sha256: str) -> None:

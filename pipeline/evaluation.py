@@ -44,7 +44,7 @@ def evaluate_on_archives(
                 "it was trained on this archive, with other options: without the same --layout, "
                 "photos are scored here that it was trained on"
             )
-        folder = local_dataset(dataset, store, home() / "datasets")
+        folder = local_dataset(dataset, store, home() / "datasets", [split])
         score = evaluate_checkpoint(
             path,
             folder,

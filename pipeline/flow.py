@@ -15,7 +15,7 @@ from model.manifest import Manifest
 from pipeline import artifacts, preparation
 from pipeline.cancellation import heeded
 from pipeline.dask_cluster import preparers
-from pipeline.dataset import local_dataset
+from pipeline.dataset import local_dataset, must_fit_batches
 from pipeline.machines import first_that_lasts, must_be_available, workplaces
 from pipeline.messenger import Messenger
 from pipeline.parameters import Parameters, home
@@ -135,6 +135,7 @@ def prepared_in_store(run: Run) -> Manifest:
             dataset = build_shards(run, separation, archives, spread)
         sources = {archive.sha256: archive.source for archive in archives}
     run.prepared(dataset, sources)
+    must_fit_batches(dataset, run.parameters.resolved_recipe(), run.store)
     return dataset
 
 
@@ -146,7 +147,7 @@ def made_by_store(run: Run, dataset: Manifest) -> Made:
         with explained_by(late):
             checkpoint = fetch_best(run, run.store)  # verified before anything is deleted
     must_be_in_time(late, run)
-    folder = local_dataset(dataset, run.store, home() / "datasets")
+    folder = local_dataset(dataset, run.store, home() / "datasets", ["val"])
     return Made(dataset, checkpoint, folder)
 
 
@@ -157,13 +158,14 @@ def made_by_volume(run: Run) -> Made:
         earlier = preparation.prepared_earlier(run, kept_in)
         dataset, sources = earlier or prepare_on_volume(run, route)
         run.prepared(dataset, sources, kept_in=kept_in)
+        must_fit_batches(dataset, run.parameters.resolved_recipe(), kept_in)
         trainers = (move_to_trainer(run, route, dataset) for _ in range(MACHINES))
         late = train_in_time(run, dataset, trainers)
         with explained_by(late):
             store = bring_back(run, route)
             checkpoint = fetch_best(run, store)
         must_be_in_time(late, run)
-        folder = local_dataset(dataset, store, home() / "datasets")
+        folder = local_dataset(dataset, store, home() / "datasets", ["val"])
     return Made(dataset, checkpoint, folder)
 
 

@@ -227,7 +227,8 @@ class Trials:
     def score(self, dataset: Manifest) -> None:
         """Score every checkpoint that is not yet."""
         waiting = [run for run in self.runs if is_unscored(self._store, self._record(run.run_id))]
-        folder = local_dataset(dataset, self._store, home() / "datasets") if waiting else None
+        place = home() / "datasets"
+        folder = local_dataset(dataset, self._store, place, ["val"]) if waiting else None
         for run in waiting:
             assert folder
             try:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from infra.attached import Attached
 from infra.clock import Clock
-from infra.failure import Failure
+from infra.failure import Cause, Failure
 from infra.lease import Patience, lease, seconds_to_work
 from infra.machines import Machine
 from infra.ownership import owner_of
@@ -31,6 +31,7 @@ from infra.uninterrupted import uninterrupted
 from infra.wheel import BOX, build_wheel
 from model.manifest import Manifest
 from pipeline import artifacts
+from pipeline.dataset import bytes_to_train
 from pipeline.monthly_budget import monthly_budget
 from pipeline.plan import Plan, deadline_in_words, make_plan
 from pipeline.run import Run, Stage
@@ -71,6 +72,23 @@ def tenancy(run: Run) -> Iterator["Tenancy"]:
 def _what_stays(receipt: Receipt) -> str:
     kept = [f"{line.kind} {line.label}" for line in receipt.lines if line.kept_until]
     return f"kept: {', '.join(kept)}" if kept else "nothing is left"
+
+
+def with_room(offers: Sequence[Offer], needed: int) -> tuple[Offer, ...]:
+    """The offers whose disk holds `needed` bytes, at most; Failure(BAD_INPUT) where none does.
+
+    How much of it the system takes is seen when the machine is there.
+    """
+    within = tuple(offer for offer in offers if offer.disk_mb << 20 > needed)
+    if offers and not within:
+        largest = max(offers, key=lambda offer: offer.disk_mb)
+        raise Failure(
+            Cause.BAD_INPUT,
+            f"The job needs {needed / 1e9:.1f} GB of disk, and {largest.plan} has "
+            f"{(largest.disk_mb << 20) / 1e9:.1f} GB: let shards come from the store when their "
+            "turn comes (--set stream_gb=…, half of that disk or less), or name a larger --plan.",
+        )
+    return within
 
 
 class Tenancy:
@@ -142,13 +160,14 @@ class Tenancy:
 
     def rent_trainer(self, dataset: Manifest, stage: Stage, *, offers: tuple[Offer, ...]) -> Rented:
         """A machine with a GPU and room for the dataset; the first of these that can be had."""
+        needed = bytes_to_train(dataset, self.run.parameters.resolved_recipe()) + _ROOM
         wanted = Wanted(
-            offers=offers,
+            offers=with_room(offers, needed),
             budget=self.plan.terms.budget,
             hours=self.plan.hours,
             script="gpu_trainer",
             requirements=requirements(TRAINER),
-            disk_bytes=sum(shard.size for shard in dataset.shards) + _ROOM,
+            disk_bytes=needed,
         )
         return self._rent(wanted, stage)
 

@@ -51,7 +51,8 @@ def test_what_is_wanted_comes_and_the_rest_goes(store: Store, tmp_path: Path) ->
     put_spec(
         store,
         f"{_JOB}\nprint(there())\nwant(3, 1)\nwait('1', '3')\nprint(ord(open('big/3').read(1)))"
-        "\nwant(1, 0, 5)\nwait('0', '1')\nwant()\nwait()\nwant(5, 5, 4, 2)\nwait('4', '5')",
+        "\nwant(1, 0, 5)\nwait('0', '1')\nwant()\nwait()\nwant(5, 5, 4, 2)\nwait('4', '5')\n"
+        "want(0, 1, 4, 5)\nwait('0', '1')",
         on_demand=_put(store),
     )
     result = run_agent(store, tmp_path / "job")
