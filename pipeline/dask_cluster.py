@@ -4,6 +4,7 @@ The store carries everything: workers are told what to do, and leave what they m
 that is lost costs no more than what it was just doing.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
@@ -31,7 +32,17 @@ R = TypeVar("R")
 _PATIENCE = 20.0  # seconds, with a scheduler that does not answer
 # One worker a core, each one thread. To connect to a worker is to run any program as its user, so
 # that others on this computer must not: the certificates are made for the run.
-_HERE = {"threads_per_worker": 1, "security": True, "dashboard_address": "127.0.0.1:0"}
+_HERE = {
+    "threads_per_worker": 1,
+    "security": True,
+    "dashboard_address": "127.0.0.1:0",
+    "preload": __name__,
+}
+
+
+def dask_setup(_worker: object) -> None:
+    """Runs in each worker of our own: who presses Ctrl-C means the run, which then ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @task(cache_policy=NO_CACHE)

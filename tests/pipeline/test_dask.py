@@ -201,6 +201,27 @@ def test_what_a_worker_refuses_is_what_the_user_hears(tmp_path: Path, voc_train:
     assert not workers_of_ours() - before
 
 
+def _pid(_item: int, _: Path) -> int:
+    return os.getpid()
+
+
+def test_ctrl_c_is_left_to_the_run() -> None:
+    """A terminal sends it to all processes, and the run ends its workers in order."""
+
+    @flow(name="interrupted")
+    def interrupted() -> tuple[set[int], set[int]]:
+        with preparers("dask") as spread:
+            assert spread
+            before = set(dict(spread("pid", _pid, range(4))).values())
+            for pid in before:
+                os.kill(pid, signal.SIGINT)
+            return before, set(dict(spread("pid", _pid, range(4))).values())
+
+    before, after = interrupted()
+    assert os.getpid() not in before
+    assert after & before == after
+
+
 def _refuses(item: int, spool: Path) -> None:
     if item == 1:
         raise Failure(Cause.STORE, f"{spool} is full.", permanent=True)
