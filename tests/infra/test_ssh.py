@@ -15,6 +15,7 @@ from infra.ssh import CommandFailed, Connection, Lost
 from servers.sshd import SSHD
 
 _IMPATIENT = 0.5  # seconds
+_LOGGED_IN = 2.0  # seconds, within which a busy computer logs in as well
 _LONG = 8 << 30  # bytes, of a file with nothing in it: nobody sends that before we look
 
 
@@ -72,7 +73,7 @@ def test_a_machine_that_freezes_is_noticed(machine: SSHD, tmp_path: Path) -> Non
         lambda c: c.get_file(f"{machine.home}/file", tmp_path / "file"),
         lambda c: c.put(b"new", f"{machine.home}/file", timeout=_IMPATIENT),
     ):
-        with machine.connect(timeout=_IMPATIENT) as connection:
+        with machine.connect(timeout=_LOGGED_IN) as connection:
             connection.run("true")
             machine.freeze()
             with pytest.raises(Lost):
@@ -80,7 +81,7 @@ def test_a_machine_that_freezes_is_noticed(machine: SSHD, tmp_path: Path) -> Non
         machine.kill()
         machine.start()
     assert not (tmp_path / "file").exists()
-    with machine.connect(timeout=_IMPATIENT) as connection:  # frozen when SFTP is open already
+    with machine.connect(timeout=_LOGGED_IN) as connection:  # frozen when SFTP is open already
         assert connection.get(f"{machine.home}/file") == b"content"
         machine.freeze()
         with pytest.raises(Lost):
