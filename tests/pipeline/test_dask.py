@@ -272,7 +272,7 @@ def test_workers_that_do_not_reach_prefect_are_named(cluster: LocalCluster) -> N
         pass
 
 
-@pytest.mark.parametrize("sent", [voc_train_flow, sweep], ids=str)
+@pytest.mark.parametrize("sent", [voc_train_flow, sweep], ids=["run", "sweep"])
 def test_a_flow_can_be_sent_to_a_worker(sent: object) -> None:
     """It is pickled with all that it names, for every task."""
     assert cloudpickle.dumps(sent)
