@@ -14,7 +14,7 @@ from infra.stores import Store
 from model import checkpoint
 from model.checkpoint import CheckpointManifest, Description
 from model.device import pick_device, pick_precision
-from model.manifest import Manifest, Shard
+from model.manifest import Manifest, Sample, Shard
 from model.nets import build_net
 from model.provenance import provenance
 from model.recipes import named
@@ -185,13 +185,18 @@ def test_a_run_without_a_checkpoint_is_wrong_input(store: Store, home: Path) -> 
 
 
 def _dataset(store: Store) -> Manifest:
-    """Put a dataset's objects into the store; what is inside does not matter for the way home."""
-    shards, index = {"00000.tar": b"samples" * 1000, "00001.tar": b"more"}, b'{"id": "a"}\n'
+    """Put a dataset's objects into the store; the photos do not matter for the way home."""
+    shards = {"00000.tar": b"samples" * 1000, "00001.tar": b"more"}
+    samples = (
+        Sample(id=split, split=split, shard=shard, photo=(0, 1), mask=(1, 1), height=1, width=1)
+        for shard, split in enumerate(("train", "val"))
+    )
+    index = "".join(f"{sample.model_dump_json()}\n" for sample in samples).encode()
     manifest = Manifest(
         key="abc",
         digest="d",
         classes=CLASSES,
-        counts={"train": 1},
+        counts={"train": 1, "val": 1},
         pixels={},
         archives=("a",),
         max_side=None,
