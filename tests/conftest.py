@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     A library such as Prefect reads its settings when it is imported; and what is slow to make
     anew (Prefect's database, matplotlib's list of fonts) is here for all tests.
     """
+    # Of a process in which a flow has run, a fork (such as a loader) would end with an error of
+    # Prefect's: it waits for a thread that forks do not have.
+    os.register_at_fork(after_in_child=lambda: vars(threading)["_threading_atexits"].clear())
     # Where a shell started the tests in the background, Ctrl-C is ignored, and would be by all
     # that they start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
