@@ -55,15 +55,7 @@ def job_for(
         size=size,
         sha256=dataset.index_sha256,
     )
-    shards = (
-        Input(
-            key=f"{prefix}/shards/{shard.name}",
-            path=f"dataset/shards/{shard.name}",
-            size=shard.size,
-            sha256=shard.sha256,
-        )
-        for shard in dataset.shards
-    )
+    shards = shard_inputs(dataset, f"{prefix}/shards")
     room = room_of(recipe)
     return JobSpec(
         run_id=run_id,
@@ -77,12 +69,25 @@ def job_for(
             *(() if keep_step is None else ("--keep-step", str(keep_step))),
         ),
         inputs=(index,) if room else (index, *shards),
-        on_demand=OnDemand(inputs=tuple(shards), room=room) if room else OnDemand(),
+        on_demand=OnDemand(inputs=shards, room=room) if room else OnDemand(),
         files={
             "recipe.json": recipe.model_dump_json(indent=1),
             "dataset/manifest.json": dataset.model_dump_json(indent=1),
         },
         deadline_seconds=deadline_seconds,
+    )
+
+
+def shard_inputs(dataset: Manifest, folder: str) -> tuple[Input, ...]:
+    """The shards, which lie in `folder` of a store, at their places in the job's."""
+    return tuple(
+        Input(
+            key=f"{folder}/{shard.name}",
+            path=f"dataset/shards/{shard.name}",
+            size=shard.size,
+            sha256=shard.sha256,
+        )
+        for shard in dataset.shards
     )
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from infra.failure import Failure
 from infra.on_demand import Supplier
-from infra.protocol import Input, OnDemand
+from infra.protocol import OnDemand
 from infra.stores import Store
 from model.manifest import Manifest
+from pipeline.stages.train import shard_inputs
 from tiny import labelled, write_dataset, write_recipe
 
 SHARDS, A_SHARD = 40, 4  # 136 samples train, 24 validate
@@ -64,17 +65,6 @@ def supplied(
 ) -> Iterator[tuple[Supplier, list[Failure]]]:
     """What the agent does while a job runs; and why it gave up."""
     failures: list[Failure] = []
-    on_demand = OnDemand(
-        inputs=tuple(
-            Input(
-                key=f"shards/{shard.name}",
-                path=f"dataset/shards/{shard.name}",
-                size=shard.size,
-                sha256=shard.sha256,
-            )
-            for shard in manifest.shards
-        ),
-        room=tenth_of(manifest),
-    )
+    on_demand = OnDemand(inputs=shard_inputs(manifest, "shards"), room=tenth_of(manifest))
     with Supplier(store, job, on_demand, failures.append, (patience, patience)) as supplier:
         yield supplier, failures
