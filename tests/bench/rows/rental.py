@@ -19,9 +19,8 @@ from typing import Any
 from linode_api4 import ApiError, Instance, LinodeClient, Volume
 
 from infra.ownership import label, tags
-from infra.provider import InstanceOrder, Kind, Thing, VolumeOrder
+from infra.provider import Kind, Thing, VolumeOrder
 from infra.receipt import Receipt, read_receipt
-from infra.ssh.keys import KeyPair
 from infra.stores import Store
 from lease_world import RUN, World
 from pairs import Row
@@ -114,13 +113,7 @@ class _Hands:
         return (end - began).total_seconds() + (end - gpu_began).total_seconds() - train
 
     def _rented(self, letter: str, plan: str) -> Instance:
-        order = InstanceOrder(
-            label=label(RUN, letter), tags=self._tags, plan=plan, region="us-ord",
-            authorized_key=KeyPair.generate().public, user_data="#cloud-config\n", firewall=None,
-        )  # fmt: skip
-        made = self._world.provider.create(order)
-        assert isinstance(made, Thing)
-        machine = self._client.load(Instance, made.id)
+        machine = self._client.load(Instance, self._world.rent(letter, plan, self._tags))
         self._until(machine, "running")
         return machine
 
