@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from model.dataset import Dataset
+from model.dataset import Dataset, Labelled
 from model.device import is_out_of_memory
 from model.errors import InputError, TrainingError
 from model.images import Image
@@ -82,17 +82,7 @@ def evaluate(
         for turn, position in enumerate(ranks.positions(len(data)), 1):
             if position is not None:
                 sample = data[position]
-                try:
-                    logits = predictor.logits(sample.photo)[None]
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    height, width = sample.mask.shape
-                    raise TrainingError(
-                        "OUT_OF_MEMORY",
-                        f"The memory is too small to predict {sample.id}, {width}x{height} pixels, "
-                        "in one piece; shrink photos when the dataset is built (--max-side 1024).",
-                    ) from None
+                logits = _logits(predictor, sample)
                 targets = torch.from_numpy(sample.mask)[None].to(logits.device)
                 prediction = logits.argmax(1).to(torch.uint8)
                 confusion.update(prediction, targets)
@@ -121,6 +111,21 @@ def evaluate(
         loss=float(losses) / len(data),
     )
     return Evaluation(score, ranks.merged(predictions))
+
+
+def _logits(predictor: Predictor, sample: Labelled) -> Tensor:
+    """[1, C, H, W] of one photo; TrainingError where the memory is too small for it."""
+    try:
+        return predictor.logits(sample.photo)[None]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = sample.mask.shape
+        raise TrainingError(
+            "OUT_OF_MEMORY",
+            f"The memory is too small to predict {sample.id}, {width}x{height} pixels, in one "
+            "piece; shrink photos when the dataset is built (--max-side 1024).",
+        ) from None
 
 
 def evaluate_checkpoint(

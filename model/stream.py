@@ -30,9 +30,8 @@ T = TypeVar("T")
 
 WANTED = "wanted"  # in the job's folder
 _LOOK = 0.01  # seconds between two looks for a shard
-_PATIENCE = (
-    1200.0  # seconds for a shard to come; whoever brings them gives up sooner, with a reason
-)
+# Seconds for a shard to come; whoever brings them gives up sooner, with a reason.
+_PATIENCE = 1200.0
 
 
 def room_of(recipe: Recipe) -> int | None:
@@ -67,9 +66,8 @@ class Stream:
 
     def __init__(self, job: Path, manifest: Manifest, room: int) -> None:
         """Of the dataset in `job`, the folder of a training."""
-        self.heed: Callable[[], object] = lambda: (
-            None
-        )  # called while waiting; what it raises ends it
+        # Called while waiting for a shard; what it raises ends the wait.
+        self.heed: Callable[[], object] = lambda: None
         self._job = job
         self._manifest = manifest
         self._room = room
