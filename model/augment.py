@@ -53,17 +53,18 @@ class Augmentation:
 
     def __call__(self, photo: Image, mask: Image, seed: int) -> tuple[Image, Image]:
         """Augment uint8 [H, W, 3] and uint8 [H, W]."""
-        photo, mask = self._seen(photo, mask)
+        photo, mask = as_seen(photo, mask, self._recipe)
         # One stream for all steps. `set_random_seed` would start every step at the same number, and
         # scale, angle, position and flip would all say the same.
         self._steps.set_random_state(np.random.default_rng(seed), random.Random(seed))
         done = self._steps(image=photo, mask=mask)
         return done["image"], done["mask"]
 
-    def _seen(self, photo: Image, mask: Image) -> tuple[Image, Image]:
-        """Both at the size at which the net sees whole photos."""
-        own = Size(*mask.shape)
-        seen = self._recipe.seen_size(own)
-        if seen == own:
-            return photo, mask
-        return resized_photo(photo, *seen), resized_mask(mask, *seen)
+
+def as_seen(photo: Image, mask: Image, recipe: Recipe) -> tuple[Image, Image]:
+    """Both at the size at which the net sees whole photos."""
+    own = Size(*mask.shape)
+    seen = recipe.seen_size(own)
+    if seen == own:
+        return photo, mask
+    return resized_photo(photo, *seen), resized_mask(mask, *seen)

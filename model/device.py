@@ -2,7 +2,7 @@
 
 import os
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch.amp import GradScaler
@@ -87,7 +87,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Autocast to `dtype` on `device`, or nothing for float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def grad_scaler(device: torch.device, dtype: torch.dtype) -> GradScaler:

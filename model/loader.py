@@ -1,6 +1,7 @@
 """Batches for training and validation, as tensors."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,13 @@ from model.manifest import VOID
 from model.order import BatchOrder, Draw, WindowedOrder, augmentation_seed, drawn_factor
 from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
+from model.resident import Resident, shall_be_resident
 
 # ImageNet's channel means and deviations in RGB: what encoders trained on it expect.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+
+_CPU = torch.device("cpu")
 
 
 class Batch(NamedTuple):
@@ -40,9 +44,15 @@ def normalise(images: Tensor, kind: str) -> Tensor:
     if kind == "per-image":
         deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
         return (images - mean) / deviation.clamp(min=1)  # a photo of one colour has none
-    mean = torch.tensor(_MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(_STD, device=images.device).view(3, 1, 1) * 255
-    return (images - mean) / std
+    mean, deviation = _imagenet(images.device)
+    return (images - mean) / deviation
+
+
+@cache  # to copy them to a GPU at every step would wait for it
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of a channel in 0..255, each float32 [3, 1, 1]."""
+    mean, deviation = (torch.tensor(each).view(3, 1, 1) * 255 for each in (_MEAN, _STD))
+    return mean.to(device), deviation.to(device)
 
 
 def as_batch(pairs: Iterable[tuple[Image, Image]]) -> Batch:
@@ -95,20 +105,26 @@ def training_batches(
     workers: int,
     *,
     start: int = 0,
-    pin_memory: bool,
+    device: torch.device = _CPU,
     ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
-    """The batches of `order` from step `start`; workers start once and read ahead across epochs.
+    """The batches of `order` from step `start`, for `device`.
 
-    One of several ranks has its part of each; with ``fit="pad"`` a part is padded by itself.
-    Raises InputError when a sample cannot be decoded.
+    A split that lies there is augmented there; else `workers` processes do it, which start once and
+    read ahead across epochs. One of several ranks has its part of each batch; with ``fit="pad"`` a
+    part is padded by itself. Raises InputError when a sample cannot be decoded.
     """
+    if shall_be_resident(data, recipe, device):
+        resident = Resident(data, recipe, device)
+        for draws in order.batches(start):
+            yield Batch(*resident.batch(draws, ranks.part(draws)))
+        return
     loader: DataLoader[Batch | InputError] = DataLoader(
         _Batches(data, recipe, ranks),
         sampler=order.batches(start),
         batch_size=None,  # a key is a batch already
         num_workers=workers,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
         # Workers never draw random numbers of their own; this keeps the loader from drawing a
         # base seed out of the global state, which resuming restores.
         generator=torch.Generator().manual_seed(0),

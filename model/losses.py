@@ -1,15 +1,16 @@
 """Losses for segmentation, and the weighted sum of them that a recipe names.
 
-The pixels that are not void are gathered first, in their order, and everything after sees only
-them. So whatever the net says of a void pixel, even an infinity, reaches neither value nor
-gradient, and a batch that is padded with void gives the same value to the last bit; a sum with
-zeros in the place of void pixels would be rounded otherwise.
+Whatever the net says of a void pixel, even an infinity, reaches neither value nor gradient. On a
+CPU the pixels that are not void are gathered first, in their order, and everything after sees only
+them: that is less work, and a batch that is padded with void gives the same value to the last bit.
+A GPU would have to be waited for, at every step, to know how many they are: there void pixels stay
+and are summed as zeros, which gives the same but for rounding.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from statistics import median
 
 import torch
@@ -61,8 +62,14 @@ def build_loss(
     }
     wanted = [(factor, terms[name]) for name, factor in parse_loss(recipe.loss).items()]
 
+    @cache  # to copy them to a GPU at every step would wait for it
+    def weights_at(device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        return None if weights is None else torch.tensor(weights, device=device, dtype=dtype)
+
     def loss(logits: Tensor, target: Tensor) -> Tensor:
-        pixels = Pixels.without_void(logits, target, weights, ranks)
+        taken = Pixels.gathered if logits.device.type == "cpu" else Pixels.masked
+        pixels = taken(logits, target, ranks)
+        pixels = replace(pixels, weights=weights_at(pixels.logits.device, pixels.logits.dtype))
         return torch.stack([factor * term(pixels) for factor, term in wanted]).sum()
 
     return loss
@@ -100,48 +107,45 @@ def class_weights(recipe: Recipe, counts: Sequence[int]) -> tuple[float, ...] | 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The P pixels of a batch that are not void, with what the terms share.
+    """P pixels of a batch, with what the terms share; those that do not count are void.
 
     Attributes:
-        logits: float32 or float64 [P, C].
-        classes: int64 [P], the true ones.
-        weights: as logits, [C]; None: all pixels weigh the same.
+        logits: float32 or float64 [P, C]; 0 where a pixel does not count.
+        classes: int64 [P], the true ones; 0 where a pixel does not count.
+        counts: bool [P].
         ranks: who holds the other pixels of the batch; every sum here runs over theirs, too.
+        weights: as logits, [C]; None: all pixels weigh the same.
     """
 
     logits: Tensor
     classes: Tensor
-    weights: Tensor | None
+    counts: Tensor
     ranks: Ranks = ALONE
+    weights: Tensor | None = None
 
     @classmethod
-    def without_void(
-        cls,
-        logits: Tensor,
-        target: Tensor,
-        weights: Sequence[float] | None,
-        ranks: Ranks = ALONE,
-    ) -> "Pixels":
-        """As `build_loss` says."""
-        if target.shape != logits.shape[:1] + logits.shape[2:]:
-            raise ValueError(
-                f"Logits {list(logits.shape)} need a target [N, H, W], not {list(target.shape)}."
-            )
-        target = target.flatten()
-        # This waits for a GPU, once a batch, as the host must know how many pixels there are. An
-        # index is faster than a mask, above all backwards.
+    def gathered(cls, logits: Tensor, target: Tensor, ranks: Ranks = ALONE) -> "Pixels":
+        """Only those that count, of a batch as `build_loss` takes it."""
+        logits, target = _one_a_row(logits, target)
+        # An index is faster than a mask, above all backwards.
         kept = (target != VOID).nonzero().squeeze(1)
-        logits = logits.movedim(1, -1).flatten(0, 2).index_select(0, kept)
-        # Sums over thousands of pixels need more than the 8 or 11 bits of half precision.
-        if logits.dtype != torch.float64:
-            logits = logits.float()
-        each = None if weights is None else logits.new_tensor(weights)
-        return cls(logits, target[kept].long(), each, ranks)
+        classes = target[kept].long()
+        return cls(_wide(logits[kept]), classes, torch.ones_like(classes, dtype=torch.bool), ranks)
+
+    @classmethod
+    def masked(cls, logits: Tensor, target: Tensor, ranks: Ranks = ALONE) -> "Pixels":
+        """All of them: shapes that do not depend on values, so that nobody waits for the device."""
+        logits, target = _one_a_row(logits, target)
+        counts = target != VOID
+        return cls(
+            _wide(logits).where(counts[:, None], 0), target.long().where(counts, 0), counts, ranks
+        )
 
     def of_all_ranks(self) -> "Pixels":
         """The pixels of the whole batch, for what is no function of sums."""
-        logits, classes = self.ranks.gathered(self.logits), self.ranks.gathered(self.classes)
-        return Pixels(logits, classes, self.weights)
+        own = self.logits, self.classes, self.counts.byte()  # which every backend can send
+        logits, classes, counts = map(self.ranks.gathered, own)
+        return Pixels(logits, classes, counts.bool(), weights=self.weights)
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -149,11 +153,16 @@ class Pixels:
         return self.logits.log_softmax(dim=1)
 
     @cached_property
+    def probs(self) -> Tensor:
+        """The softmax over classes, as `logits`; 0 where a pixel does not count."""
+        return self.log_probs.exp().where(self.counts[:, None], 0)
+
+    @cached_property
     def truth(self) -> Tensor:
-        """One-hot over classes, bool [P, C]."""
+        """One-hot over classes, bool [P, C]; nothing where a pixel does not count."""
         nowhere = torch.zeros_like(self.logits, dtype=torch.bool)
         # It checks the range of the classes, which a comparison with 0..C-1 would not.
-        return nowhere.scatter_(1, self.classes[:, None], True)
+        return nowhere.scatter_(1, self.classes[:, None], self.counts[:, None])
 
     @cached_property
     def actual(self) -> Tensor:
@@ -166,7 +175,9 @@ class Pixels:
 
     def mean(self, losses: Tensor) -> Tensor:
         """The weighted mean of a loss a pixel, [P]; 0 if there is no pixel, or none that weighs."""
-        weights = torch.ones_like(losses) if self.weights is None else self.weights[self.classes]
+        weights = self.counts.to(losses.dtype)
+        if self.weights is not None:
+            weights = weights * self.weights[self.classes]
         total = self.total(weights.sum())
         return self.total((weights * losses).sum()) / total.where(total > 0, 1)
 
@@ -181,6 +192,20 @@ class Pixels:
         """
         present = self.actual > 0
         return losses.where(present, 0).sum() / present.sum().clamp(min=1)
+
+
+def _one_a_row(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """[P, C] and [P] of a batch; ValueError where the shapes do not match."""
+    if target.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f"Logits {list(logits.shape)} need a target [N, H, W], not {list(target.shape)}."
+        )
+    return logits.movedim(1, -1).flatten(0, 2), target.flatten()
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Sums over thousands of pixels need more than the 8 or 11 bits of half precision."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def cross_entropy(pixels: Pixels) -> Tensor:
@@ -227,9 +252,8 @@ def tversky(pixels: Pixels, alpha: float, beta: float) -> Tensor:
         alpha: weight of false positives, at least 0.
         beta: weight of false negatives, above 0.
     """
-    probs = pixels.log_probs.exp()
-    predicted, actual = pixels.total(probs.sum(dim=0)), pixels.actual
-    hits = pixels.total(probs.where(pixels.truth, 0).sum(dim=0))
+    predicted, actual = pixels.total(pixels.probs.sum(dim=0)), pixels.actual
+    hits = pixels.total(pixels.probs.where(pixels.truth, 0).sum(dim=0))
     union = hits + alpha * (predicted - hits) + beta * (actual - hits)
     # Absent classes divide by 1: a 0 / 0 that is masked only afterwards still has a NaN gradient.
     return pixels.mean_of_present(1 - hits / union.where(actual > 0, 1))
@@ -243,8 +267,7 @@ def lovasz(pixels: Pixels) -> Tensor:
     much one minus the index grows when that pixel is wrong too. So each rank needs those of all.
     """
     pixels = pixels.of_all_ranks()
-    probs = pixels.log_probs.exp()
-    errors = probs.where(~pixels.truth, 1 - probs).T
+    errors = pixels.probs.where(~pixels.truth, 1 - pixels.probs).T
     errors, order = errors.sort(dim=1, descending=True, stable=True)
     truth = pixels.truth.T.gather(1, order)
     actual = truth.sum(dim=1, keepdim=True)

@@ -86,7 +86,7 @@ def find_lr(
     rates: list[float] = []
     losses: list[float] = []
     best, diverged = math.inf, False
-    batches = training_batches(job.train, recipe, order, workers, pin_memory=False)
+    batches = training_batches(job.train, recipe, order, workers, device=job.device)
     # The steps first: asked the other way round, it would decode a batch that nobody trains on.
     for step, batch in zip(range(1, steps + 1), batches, strict=False):
         if bool((batch.targets == VOID).all()):  # its loss is 0, whatever the rate

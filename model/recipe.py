@@ -190,6 +190,13 @@ class Recipe(BaseModel):
         "imagenet", description="channel means and deviations: ImageNet's, or each photo's own"
     )
 
+    augment_on: Literal["auto", "loader", "device"] = Field(
+        "auto",
+        description="loader: photos are decoded and augmented by processes, anew every epoch; "
+        "device: decoded once, they lie on the device and are augmented there; auto: so where they "
+        "take less than a third of a GPU's memory",
+    )
+
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 where the device has it, fp16 on older CUDA, else fp32"
     )

@@ -149,11 +149,10 @@ class Training:
         value: float | None = None  # the loss when it was last looked at
         speed, saved = _Throughput(), time.monotonic()
         state.net.train()
-        pinned = job.device.type == "cuda"
         batches = training_batches(
             *(job.train, job.recipe, job.order, workers),
             start=state.step,
-            pin_memory=pinned,
+            device=job.device,
             ranks=job.ranks,
         )
         for batch in batches:

@@ -80,7 +80,7 @@ def load(recipe_name: str, workers: int, folder: Path) -> Figures:
 
     recipe, data = named(recipe_name), Dataset(dataset_in(folder), "train")
     order = BatchOrder(recipe.seed, len(data), recipe.batch_size, epochs=1)
-    batches = training_batches(data, recipe, order, workers, pin_memory=False)
+    batches = training_batches(data, recipe, order, workers)
     return timed(lambda: sum(len(batch.images) for batch in batches))
 
 

@@ -64,10 +64,35 @@ def test_stopped_and_gone_on_it_has_scaler_and_average_again(tmp_path: Path) -> 
 
 
 def test_batches_come_in_pinned_memory(tmp_path: Path) -> None:
-    job, _ = opened(tmp_path / "job")
-    batch = next(training_batches(job.train, job.recipe, job.order, 1, pin_memory=True))
+    job, _ = opened(tmp_path / "job", augment_on="loader")
+    batch = next(training_batches(job.train, job.recipe, job.order, 1, device=job.device))
     assert batch.images.is_pinned()
     assert batch.targets.is_pinned()
+
+
+def test_augmented_there_a_batch_is_as_on_the_cpu(tmp_path: Path) -> None:
+    job, _ = opened(tmp_path / "job", augment_on="device", rotate=30, jitter=0.5)
+    places = torch.device("cpu"), job.device
+    here, there = (
+        training_batches(job.train, job.recipe, job.order, 0, device=place) for place in places
+    )
+    for mine, theirs in zip(here, there, strict=True):
+        assert theirs.images.is_cuda
+        apart = (theirs.images.cpu().int() - mine.images.int()).abs()
+        assert (apart > 2).float().mean() < 0.02  # a position may be rounded to its neighbour
+        assert (theirs.targets.cpu() != mine.targets).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nobody_waits_in_a_step(tmp_path: Path, precision: str) -> None:
+    job, state = opened(tmp_path / "job", precision=precision, clip=1.0, class_weights="log")
+    batches = training_batches(job.train, job.recipe, job.order, 0, device=job.device)
+    training_step(job, state, next(batches))  # what is made once is made in the first
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training_step(job, state, next(batches))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_compiled_step_is_the_step(tmp_path: Path) -> None:

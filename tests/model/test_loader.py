@@ -19,7 +19,7 @@ def batches(folder: Path, workers: int, *, start: int = 0, **settings: object) -
     recipe = RECIPE.override(settings)
     data = Dataset(folder, "train")
     order = BatchOrder(recipe.seed, len(data), recipe.batch_size, recipe.epochs)
-    return list(training_batches(data, recipe, order, workers, start=start, pin_memory=False))
+    return list(training_batches(data, recipe, order, workers, start=start))
 
 
 def equal(left: list[Batch], right: list[Batch]) -> bool:

@@ -10,11 +10,18 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from model.loss_terms import LOSS_TERMS
-from model.losses import Loss, build_loss
+from model.losses import Loss, Pixels, build_loss
 from tiny import RECIPE
 
 VOID = 255
 ALL_TERMS = " + ".join(LOSS_TERMS)
+
+
+@pytest.fixture(params=["as on a CPU", "as on a GPU"], autouse=True)
+def void_is(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out, or kept and counted as nothing: whatever is said of a loss holds of both."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(Pixels, "gathered", Pixels.masked)
 
 
 def loss_of(text: str, **settings: float) -> Loss:
@@ -193,6 +200,7 @@ def test_void_pixels_change_neither_value_nor_gradient(text: str, poison: float)
     assert torch.all(gradient[~void] != 0)
 
 
+@pytest.mark.parametrize("void_is", ["as on a CPU"], indirect=True)
 @pytest.mark.parametrize("text", [*LOSS_TERMS, ALL_TERMS])
 @pytest.mark.parametrize("poison", [0.0, math.inf])
 def test_padding_with_void_changes_not_a_bit(text: str, poison: float) -> None:
@@ -211,6 +219,28 @@ def test_padding_with_void_changes_not_a_bit(text: str, poison: float) -> None:
     (gradient,) = torch.autograd.grad(value, logits)
     (padded_gradient,) = torch.autograd.grad(padded, wide)
     assert torch.equal(padded_gradient[inner], gradient)
+
+
+@pytest.mark.parametrize("void_is", ["as on a CPU"], indirect=True)
+@pytest.mark.parametrize("text", [*LOSS_TERMS, ALL_TERMS])
+@pytest.mark.parametrize("weights", [None, (0.5, 0, 2, 1)])
+@pytest.mark.parametrize("poison", [7.0, math.inf, math.nan])
+def test_void_left_out_and_void_counted_as_nothing_are_equal(
+    text: str, weights: tuple[float, ...] | None, poison: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, target = random_batch(size=(2, 23, 17))
+    logits.masked_fill_((target == VOID).unsqueeze(1), poison).requires_grad_()
+    if weights and "cross_entropy" not in text:
+        text += " + cross_entropy"
+    kind = "none" if weights is None else "log"
+    loss = build_loss(RECIPE.override({"loss": text, "class_weights": kind}), weights)
+    results = []
+    for _ in range(2):
+        value = loss(logits, target)
+        results.append((value, *torch.autograd.grad(value, logits)))
+        monkeypatch.setattr(Pixels, "gathered", Pixels.masked)
+    for left_out, counted in zip(*results, strict=True):
+        torch.testing.assert_close(counted, left_out, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("text", [*LOSS_TERMS, ALL_TERMS])

@@ -48,7 +48,7 @@ def test_it_begins_with_the_first_weights_and_leaves_nothing(job: Job) -> None:
     torch.manual_seed(123)
     assert find_lr(job, steps=20) == first
     assert sorted(job.out.parent.rglob("*")) == before
-    batch = next(training_batches(job.train, job.recipe, job.order, 0, pin_memory=False))
+    batch = next(training_batches(job.train, job.recipe, job.order, 0))
     fresh = TrainingState.initial(job)
     fresh.net.train()
     assert first.losses[0] == float(training_step(job, fresh, batch))

@@ -147,7 +147,7 @@ def test_they_share_every_batch_and_drop_or_repeat_nothing(
     data = Dataset(job / "dataset", "train")
     order = BatchOrder(recipe.seed, len(data), recipe.batch_size, epochs=3)
     whole, *parts = (
-        training_batches(data, recipe, order, workers, pin_memory=False, ranks=ranks)
+        training_batches(data, recipe, order, workers, ranks=ranks)
         for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2))
     )
     for batch, *shares in zip(whole, *parts, strict=True):

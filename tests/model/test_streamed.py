@@ -71,9 +71,7 @@ def store(built: tuple[Path, Manifest], tmp_path: Path) -> Watched:
 
 def batches(folder: Path, workers: int = 0, start: int = 0) -> Iterator[Batch]:
     job = Job.open(folder, "r", "cpu")
-    return training_batches(
-        job.train, job.recipe, job.order, workers, start=start, pin_memory=False
-    )
+    return training_batches(job.train, job.recipe, job.order, workers, start=start)
 
 
 def equal(left: list[Batch], right: list[Batch]) -> bool:
@@ -92,10 +90,7 @@ def test_an_epoch_sees_every_sample_once_and_the_disk_a_tenth_of_them(
     assert isinstance(job.order, WindowedOrder)
 
     with supplied(store, job.out.parent, manifest) as (supplier, failures):
-        held = [
-            supplier.held
-            for _ in training_batches(job.train, job.recipe, job.order, 0, pin_memory=False)
-        ]
+        held = [supplier.held for _ in training_batches(job.train, job.recipe, job.order, 0)]
     assert not failures
     assert max(*held, store.most) <= tenth_of(manifest)
     assert store.most > tenth_of(manifest) / 2  # it looks ahead

@@ -46,7 +46,7 @@ def rows(folder: Path) -> Iterator[Row]:
 
     def ours() -> None:
         order = BatchOrder(0, len(data), _BATCH, epochs=1 + _BATCHES * _BATCH // len(data))
-        batches = training_batches(data, recipe, order, _WORKERS, pin_memory=False)
+        batches = training_batches(data, recipe, order, _WORKERS)
         for _ in zip(range(_BATCHES), batches, strict=False):
             pass
 
@@ -91,7 +91,7 @@ class _Reference(TorchDataset[tuple[Tensor, Tensor]]):
                 v2.RandomCrop(_SIDE, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
                 v2.RandomHorizontalFlip(recipe.flip),
                 v2.ColorJitter(*[recipe.jitter] * 3, recipe.jitter / 4),
-                v2.PILToTensor(),
+                v2.ToImage(),
                 v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
                 v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
             ]

@@ -48,7 +48,7 @@ def rows(folder: Path) -> Iterator[Row]:
 
     def epoch(job: Path) -> None:
         opened = Job.open(job, "bench", "cpu")
-        for _ in training_batches(opened.train, recipe, opened.order, 1, pin_memory=False):
+        for _ in training_batches(opened.train, recipe, opened.order, 1):
             pass
 
     def streamed() -> None:

@@ -1,0 +1,171 @@
+"""Augmentation of a whole batch at once, by tensor operations: each photo by its own numbers.
+
+The geometry of a photo is one affine map, and a batch is one gather through the inverse of its
+maps. No shape depends on a value, so a GPU is never waited for.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.images import OUTSIDE
+from model.manifest import VOID
+from model.recipe import Recipe, Size
+
+CHANCES = 11  # random numbers that a photo's augmentation takes
+_JITTERED = 0.8  # of the photos
+_GREY = (0.2989, 0.587, 0.114)  # a colour's brightness, as torchvision's rgb_to_grayscale has it
+
+Numbers = npt.NDArray[np.float64]
+
+
+class Plan(NamedTuple):
+    """What becomes of N photos, worked out on the host: `window` is what they come out as.
+
+    `canvas` is a photo after resizing, turned about its middle; `shown` says which pixel of the
+    canvas a pixel of the window is, along each axis by a factor of 1 or -1 and a shift.
+    """
+
+    window: Size
+    canvas: Numbers  # [N, 2] height and width
+    shown: Numbers  # [N, 2, 2] of each axis, y first: factor and shift
+    inverse: Numbers  # [N, 2, 3] from (y, x) on the canvas to (y, x) in the photo
+    jitter: Numbers  # [N, 4] brightness, contrast, saturation; hue in turns
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, size: Size, photos: npt.NDArray[np.int64], chances: Numbers
+    ) -> "Plan":
+        """`size` is the image size of this batch, `photos` [N, 2] are theirs, as they lie there;
+        `chances` [N, CHANCES] are uniform in [0, 1)."""
+        scale, angle, top, left, flip, flip_vertical, jittered, *colours = chances.T
+        sized = recipe.model_copy(update={"image_size": size})
+        seen = np.array([sized.seen_size(Size(*photo)) for photo in photos.tolist()], float)
+        low, high = recipe.scale
+        canvas = np.maximum(1, np.round(seen * (low + (high - low) * scale)[:, None]))
+        padded = recipe.fit == "pad"
+        window = Size(*canvas.max(axis=0).astype(int).tolist()) if padded else size
+        room = canvas - window
+        places = np.where(room >= 0, np.floor(np.stack([top, left], 1) * (room + 1)), room // 2)
+        if padded:  # on the right and at the bottom, as `as_batch` does
+            places = np.zeros_like(room)
+        flipped = np.stack([flip_vertical < recipe.flip_vertical, flip < recipe.flip], 1)
+        far = canvas if padded else np.array(window)
+        shown = np.stack([np.where(flipped, -1, 1), places + np.where(flipped, far, 0)], 2)
+
+        turn = np.radians(recipe.rotate * (2 * angle - 1))
+        cos, sin = np.cos(turn), np.sin(turn)
+        turned = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
+        middle = canvas / 2
+        shift = middle - (turned @ middle[:, :, None])[:, :, 0]
+        inverse = np.concatenate([turned, shift[:, :, None]], 2) * (photos / canvas)[:, :, None]
+
+        strength = recipe.jitter * (jittered < _JITTERED)
+        most = np.stack([strength, strength, strength, strength / 4], 1)
+        jitter = most * (2 * np.stack(colours, 1) - 1) + (1, 1, 1, 0)
+        return cls(window, canvas, shown, inverse, jitter)
+
+
+def packed(samples: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+    """int32 [P + 1]: the pixels of all samples, uint8 [H, W, 4], one after the other.
+
+    Of a pixel the four bytes are red, green, blue and class. The last is what lies outside.
+    """
+    outside = np.array([[*OUTSIDE, VOID]], np.uint8)
+    rows = [sample.reshape(-1, 4) for sample in samples]
+    return torch.from_numpy(np.concatenate([*rows, outside])).view(torch.int32).squeeze(1)
+
+
+def sampled(
+    pixels: Tensor, firsts: npt.NDArray[np.int64], photos: npt.NDArray[np.int64], plan: Plan
+) -> tuple[Tensor, Tensor]:
+    """images uint8 [N, 3, H, W] and targets uint8 [N, H, W] as `plan` wants them.
+
+    `pixels` are of `packed`; in them the N photos begin at `firsts` and are as high and wide as
+    `photos` [N, 2]. Colours are interpolated between the nearest four, classes taken from the
+    nearest.
+    """
+    count = len(firsts)
+    told = [firsts[:, None], photos, plan.canvas, plan.shown, plan.inverse, plan.jitter]
+    numbers = torch.from_numpy(np.concatenate([part.reshape(count, -1) for part in told], 1))
+    if pixels.is_cuda:  # what is not pinned would be waited for
+        numbers = numbers.pin_memory()
+    numbers = numbers.to(pixels.device, non_blocking=True)
+    first, high, wide = numbers[:, :3].long()[:, :, None, None].unbind(1)
+    _, _, _, canvas_high, canvas_wide, *maps = numbers[:, :15].float()[:, :, None, None].unbind(1)
+    by_y, from_y, by_x, from_x, yy, yx, y_shift, xy, xx, x_shift = maps
+
+    # Of each pixel's middle: where it is on the canvas, and where in the photo.
+    y = by_y * (torch.arange(plan.window.height, device=pixels.device)[:, None] + 0.5) + from_y
+    x = by_x * (torch.arange(plan.window.width, device=pixels.device) + 0.5) + from_x
+    inside = (y >= 0) & (y < canvas_high) & (x >= 0) & (x < canvas_wide)
+    y, x = yy * y + yx * x + y_shift, xy * y + xx * x + x_shift
+    inside = inside & (y >= 0) & (y < high) & (x >= 0) & (x < wide)
+
+    def of(rows: Tensor, columns: Tensor) -> Tensor:
+        """uint8 [N, H, W, 4] of the photos' pixels nearest to there."""
+        rows, columns = rows.long().clamp(min=0), columns.long().clamp(min=0)
+        rows, columns = torch.minimum(rows, high - 1), torch.minimum(columns, wide - 1)
+        places = (first + rows * wide + columns).where(inside, len(pixels) - 1)
+        return pixels.take(places)[..., None].view(torch.uint8)
+
+    targets = of(y, x)[..., 3]
+    y, x = (y - 0.5).clamp(min=0), (x - 0.5).clamp(min=0)
+    top, left = y.floor(), x.floor()
+    down, across = (y - top)[..., None], (x - left)[..., None]
+    upper, lower = (
+        torch.lerp(of(row, left)[..., :3].float(), of(row, left + 1)[..., :3].float(), across)
+        for row in (top, top + 1)
+    )
+    colours = torch.lerp(upper, lower, down)
+    if (plan.jitter != (1, 1, 1, 0)).any():
+        others = recoloured(colours, inside, numbers[:, 15:].float())
+        colours = others.where(inside[..., None], colours)
+    return colours.round().to(torch.uint8).permute(0, 3, 1, 2), targets
+
+
+def recoloured(colours: Tensor, inside: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast, saturation and hue, in this order, each as torchvision does.
+
+    Args:
+        colours: float32 [N, H, W, 3] in 0..255.
+        inside: bool [N, H, W], where there is a photo: contrast is that to its mean.
+        factors: float32 [N, 4]; hue in turns.
+    """
+    brightness, contrast, saturation, hue = factors[:, :, None, None, None].unbind(1)
+    colours = (colours * brightness).clamp(0, 255)
+    grey = _grey(colours).where(inside[..., None], 0)
+    mean = grey.sum((1, 2, 3), keepdim=True) / inside.sum((1, 2)).clamp(min=1)[:, None, None, None]
+    colours = torch.lerp(mean, colours, contrast).clamp(0, 255)
+    colours = torch.lerp(_grey(colours), colours, saturation).clamp(0, 255)
+    return _turned(colours, hue)
+
+
+def _grey(colours: Tensor) -> Tensor:
+    """[…, 3] to […, 1]."""
+    red, green, blue = colours.unbind(-1)
+    grey: Tensor = _GREY[0] * red + _GREY[1] * green + _GREY[2] * blue
+    return grey.unsqueeze(-1)
+
+
+def _turned(colours: Tensor, turns: Tensor) -> Tensor:
+    """Hue changed by so many turns; value and chroma are kept.
+
+    https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative
+    """
+    red, green, blue = colours.unbind(-1)
+    value = colours.amax(-1)
+    chroma = value - colours.amin(-1)
+    by = chroma.where(chroma > 0, 1)
+    hue = torch.where(
+        value == red,
+        (green - blue) / by,
+        torch.where(value == green, (blue - red) / by + 2, (red - green) / by + 4),
+    )
+    sixth = hue + 6 * turns.squeeze(-1)
+    distance = [(n + sixth) % 6 for n in (5, 3, 1)]
+    return torch.stack([value - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in distance], -1)
