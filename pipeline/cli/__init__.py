@@ -5,12 +5,15 @@ standard output, everything on the way to standard error.
 """
 
 import math
+import os
 import signal
 import sys
 import time
-from importlib import metadata
 from types import FrameType
 from typing import Annotated, NoReturn
+
+# For the first of our records pydantic would look through all that is installed for plugins.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
 from pydantic_core import to_json
@@ -36,6 +39,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib import metadata
+
         print(f"voc-train {metadata.version('voc-train')}")
         raise typer.Exit
 

@@ -8,7 +8,6 @@ import typer
 from pydantic_core import to_json
 
 from infra.failure import Failure
-from infra.notifications import notify
 from infra.stores import Store
 from pipeline.cli.options import Json, StoreUrl, run_id
 from pipeline.parameters import default_store, home
@@ -85,6 +84,7 @@ def rollback(store: StoreUrl = "", json: Json = False) -> None:
 
 
 def _show(where: Store, history: "History", *, json: bool) -> None:
+    from infra.notifications import notify
     from pipeline.wandb_sync import show_champion
 
     made = history.champion

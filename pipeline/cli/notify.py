@@ -6,7 +6,6 @@ import typer
 from pydantic_core import to_json
 
 from infra.failure import Cause, Failure
-from infra.notifications import VARIABLE, deliver, wanted
 from pipeline.cli.options import Json
 
 
@@ -17,6 +16,8 @@ def notify(
 
     Exits with 1 where somebody did not take it.
     """
+    from infra.notifications import VARIABLE, deliver, wanted
+
     if not wanted():
         raise Failure(
             Cause.BAD_INPUT,

@@ -14,7 +14,6 @@ from pipeline.cli.learning import Checkpoint
 from pipeline.cli.options import Json, Photos, StoreUrl, given
 from pipeline.cli.runs import run_flow, shown
 from pipeline.parameters import default_store
-from pipeline.run import staged
 from pipeline.run_record import Outcome
 
 if TYPE_CHECKING:
@@ -77,6 +76,7 @@ def lineage_of(checkpoint: Checkpoint, store: StoreUrl = "", json: Json = False)
     """
     from pipeline.console import Terminal
     from pipeline.lineage import lineage
+    from pipeline.run import staged
     from pipeline.tables import print_lineage
 
     where = Store.open(store or default_store())

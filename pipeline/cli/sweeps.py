@@ -29,13 +29,12 @@ from pipeline.cli.options import (
     parameters_of,
 )
 from pipeline.cli.runs import driven, show_plan, shown
-from pipeline.grid import combinations, split
 from pipeline.parameters import Parameters
 from pipeline.run_record import recorded_run
-from pipeline.sweep import Comparison, compare
 
 if TYPE_CHECKING:
     from pipeline.console import Terminal
+    from pipeline.sweep import Comparison
 
 
 @grouped
@@ -75,6 +74,8 @@ def sweep(
     Example: voc-train sweep --archive people.tar --recipe people-resnet34-unet
     --set lr=1e-3,3e-4 --set batch_size=4,8 --budget 5
     """
+    from pipeline.grid import combinations, split
+
     fixed, grid = split(pairs(learning.overrides, "--set"))
     combinations(recipe, fixed, grid)  # refused now rather than after Prefect's start
     terms = given(budget=budget, plan=plan, region=region, ssh_from=ssh_from)
@@ -112,7 +113,7 @@ def run_sweep(
     """Run the flow, and show the table, of a sweep that ended early as well."""
     from pipeline.tables import print_sweep
 
-    def flow() -> Comparison:
+    def flow() -> "Comparison":
         from pipeline.sweeping import sweep as flow
 
         return flow(parameters, grid, resume)
@@ -130,6 +131,7 @@ def run_sweep(
 
 
 def _print_what_is_known(store: Store, run_id: str) -> None:
+    from pipeline.sweep import compare
     from pipeline.tables import print_sweep
 
     with suppress(Failure):  # what ended the sweep is the thing to hear of

@@ -18,7 +18,8 @@ class Row:
     """Two ways to do the same work, and what is wanted of ours.
 
     `ours` and `baseline` do it once and return nothing, or the seconds that count of it.
-    `target` is the least for `times as fast`, and the most for the others.
+    `target` is the least for `times as fast`, and the most for the others. `if_missed` says why
+    it cannot be met, and how far the floor is, as far as that is known.
     """
 
     what: str
@@ -28,6 +29,7 @@ class Row:
     ours: Callable[[], object]
     baseline: Callable[[], object]
     pairs: int = LEAST_PAIRS
+    if_missed: str = ""
 
 
 @dataclass(frozen=True)

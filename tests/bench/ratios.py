@@ -50,11 +50,17 @@ def main() -> int:
     for one in done:
         table.add_row(*_cells(one))
     Console().print(table)
-    print(where())
+    missed = [
+        f"{one.row.what}, against {one.row.against}: {one.row.if_missed}"
+        for one in done
+        if isinstance(one, Measured) and not one.met and one.row.if_missed
+    ]
+    print(*missed, where(), sep="\n")
     if args.into:
         lines = [_HEAD, ["---"] * len(_HEAD), *map(_cells, done)]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        args.into.write_text(f"# Measured\n\n{text}\n\n{where()}\n")
+        why = "".join(f"\n- {line}" for line in missed)
+        args.into.write_text(f"# Measured\n\n{text}\n{why}\n\n{where()}\n")
     return 1 if any(isinstance(one, Measured) and not one.met for one in done) else 0
 
 

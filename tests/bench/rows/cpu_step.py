@@ -35,14 +35,22 @@ def rows(folder: Path) -> Iterator[Row]:
     ours_step = _ours(ours, images, targets)
     what = f"CPU training step: ResNet34-UNet, {_SIDE} px, batch {_BATCH}"
     plain = _plain(theirs, images, targets)
-    yield Row(what, "smp, plain fp32", "of the time", 0.45, ours_step, plain)
+    without_bf16 = (
+        "" if pick_precision("auto", torch.device("cpu")) == torch.bfloat16 else
+        "the target is that of a processor with bf16, which this one lacks. Both spend 8 to 9 "
+        "tenths of a step in the same fp32 convolutions of oneDNN, so the floor is about 0.9."
+    )  # fmt: skip
+    yield Row(
+        what, "smp, plain fp32", "of the time", 0.45, ours_step, plain, if_missed=without_bf16
+    )
     best = _well(theirs, images, targets)
     yield Row(what, "smp, bf16 and channels_last", "of the time", 0.95, ours_step, best)
 
 
 def _ours(net: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Callable[[], object]:
     """As `model/train.py` does it."""
-    recipe = named("voc-resnet-unet").override({"image_size": Size(_SIDE, _SIDE)})
+    settings = {"image_size": Size(_SIDE, _SIDE), "loss": "cross_entropy"}
+    recipe = named("voc-resnet-unet").override(settings)
     device = pick_device("cpu")
     dtype = pick_precision(recipe.precision, device)
     layout = pick_memory_format(recipe.channels_last)

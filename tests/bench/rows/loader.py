@@ -28,20 +28,14 @@ from pipeline.sample_archive import write_sample_archive
 
 _SIDE, _BATCH, _WORKERS = 224, 8, 2
 _BATCHES = 40  # of each that are timed
-_SETTINGS = {"rotate": 10.0, "jitter": 0.3, "scale": (0.5, 2.0), "flip": 0.5}
+AUGMENTED = {"rotate": 10.0, "jitter": 0.3, "scale": (0.5, 2.0), "flip": 0.5}
 
 
 def rows(folder: Path) -> Iterator[Row]:
     """On VOC's photos where they are, else on generated ones of that size."""
-    archive = archive_for("voc")
-    if not archive.exists():
-        archive = folder / "loader.tar"
-        write_sample_archive(archive, train=200, val=2, size=400)
-    store = Store.open(str(folder / "loader"))
-    parameters = Parameters(archives=(str(archive),), classes=VOC_CLASSES, store=store.url)
-    built, _ = prepare_dataset(parameters, store, folder / "spool", (), needed=TO_TRAIN)
-    data = Dataset(folder / "loader" / dataset_prefix(built.key), "train")
-    settings = {**_SETTINGS, "image_size": Size(_SIDE, _SIDE), "batch_size": _BATCH}
+    archive, dataset = photos(folder)
+    data = Dataset(dataset, "train")
+    settings = {**AUGMENTED, "image_size": Size(_SIDE, _SIDE), "batch_size": _BATCH}
     recipe = named("voc-resnet-unet").override(settings)
 
     def ours() -> None:
@@ -52,7 +46,7 @@ def rows(folder: Path) -> Iterator[Row]:
 
     def reference() -> None:
         loader = DataLoader(
-            _Reference(archive, data, recipe), _BATCH, shuffle=True, num_workers=_WORKERS,
+            Reference(archive, data, recipe), _BATCH, shuffle=True, num_workers=_WORKERS,
             drop_last=True,
         )  # fmt: skip
         done = 0
@@ -64,7 +58,19 @@ def rows(folder: Path) -> Iterator[Row]:
     yield Row(what, "Pillow and torchvision v2", "times as fast", 3, ours, reference)
 
 
-class _Reference(TorchDataset[tuple[Tensor, Tensor]]):
+def photos(folder: Path) -> tuple[Path, Path]:
+    """An archive, VOC's where it is, and the folder of the dataset that is built of it."""
+    archive = archive_for("voc")
+    if not archive.exists():
+        archive = folder / "loader.tar"
+        write_sample_archive(archive, train=200, val=2, size=400)
+    store = Store.open(str(folder / "loader"))
+    parameters = Parameters(archives=(str(archive),), classes=VOC_CLASSES, store=store.url)
+    built, _ = prepare_dataset(parameters, store, folder / "spool", (), needed=TO_TRAIN)
+    return archive, folder / "loader" / dataset_prefix(built.key)
+
+
+class Reference(TorchDataset[tuple[Tensor, Tensor]]):
     """The same photos from files' bytes, resized, turned, cropped, flipped and recoloured."""
 
     def __init__(self, archive: Path, data: Dataset, recipe: Recipe) -> None:
@@ -83,12 +89,12 @@ class _Reference(TorchDataset[tuple[Tensor, Tensor]]):
                     of = photos if place.parent.name == "JPEGImages" else masks
                     of[place.stem] = file.read()
         self.pairs = [(photos[name], masks[name]) for name in sorted(wanted)]
-        low, high = recipe.scale
+        (low, high), size = recipe.scale, recipe.image_size
         self.steps = v2.Compose(
             [
                 v2.RandomResize(int(375 * low), int(375 * high), antialias=True),
                 v2.RandomRotation(recipe.rotate, fill={tv_tensors.Mask: 255, "others": 0}),
-                v2.RandomCrop(_SIDE, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
+                v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
                 v2.RandomHorizontalFlip(recipe.flip),
                 v2.ColorJitter(*[recipe.jitter] * 3, recipe.jitter / 4),
                 v2.ToImage(),

@@ -1,0 +1,114 @@
+"""Training on a GPU, end to end: against loops as tutorials have them, and its own step alone."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from model.device import usable_cores
+from model.job import Job
+from model.loader import Batch, training_batches
+from model.nets import build_net
+from model.recipe import Recipe, Size
+from model.recipes import named
+from model.state import TrainingState
+from model.train import training_step
+from pairs import NotMeasured, Row
+from rows.loader import AUGMENTED, Reference, photos
+
+_STEPS, _BATCH = 100, 32
+_ALIKE = (
+    ("GPU training: ResNet34-UNet, 256 px", "torchvision's reference style, smp, bf16", "≥ 3x"),
+    ("GPU training: ResNet34-UNet, 256 px", "its own step, nothing loaded", "≤ 1.05x time"),
+    ("GPU training: the original U-Net, 480x320", "milesial's style, AMP", "≥ 2x"),
+)
+
+
+def rows(folder: Path) -> Iterator[Row | NotMeasured]:
+    """Images a second from photos in memory or in shards to updated weights."""
+    if torch.cuda.is_available():
+        yield from on(torch.device("cuda"), folder)
+        return
+    for what, against, target in _ALIKE:
+        yield NotMeasured(what, against, target, "needs a GPU")
+
+
+def on(
+    device: torch.device, folder: Path, steps: int = _STEPS, batch: int = _BATCH
+) -> Iterator[Row]:
+    """The rows on that device, each of so many steps."""
+    archive, dataset = photos(folder)
+    resnet = named("voc-resnet-unet").override(
+        {**AUGMENTED, "image_size": Size(256, 256), "batch_size": batch, "loss": "cross_entropy"}
+    )
+    unet = named("carvana-unet").override(
+        {**AUGMENTED, "fit": "crop", "image_size": Size(320, 480), "batch_size": batch // 4}
+    )
+    ours, alone, job = _ours(folder / "resnet", dataset, resnet, device, steps)
+    theirs = smp.Unet("resnet34", encoder_weights=None, classes=len(job.origin.classes))
+    style = _plainly(theirs, archive, job, torch.bfloat16, steps)
+    yield Row(*_ALIKE[0][:2], "times as fast", 3, ours, style)
+    yield Row(*_ALIKE[1][:2], "of the time", 1.05, ours, alone)
+    ours, _, job = _ours(folder / "unet", dataset, unet, device, steps)
+    theirs = build_net(unet, len(job.origin.classes))
+    style = _plainly(theirs, archive, job, torch.float16, steps)
+    yield Row(*_ALIKE[2][:2], "times as fast", 2, ours, style)
+
+
+def _ours(
+    folder: Path, dataset: Path, recipe: Recipe, device: torch.device, steps: int
+) -> tuple[Callable[[], object], Callable[[], object], Job]:
+    """So many steps as `model/train.py` does them, and the same of one batch again and again."""
+    folder.mkdir()
+    (folder / "dataset").symlink_to(dataset)
+    (folder / "recipe.json").write_text(recipe.override({"epochs": 100_000}).model_dump_json())
+    job = Job.open(folder, "bench", device.type)
+    state = TrainingState.initial(job)
+    state.net.train()
+    workers = min(8, usable_cores() - 1)
+    loaded = training_batches(job.train, job.recipe, job.order, workers, device=device)
+    one = next(loaded)
+
+    def run(batches: Iterable[Batch]) -> None:
+        for _, batch in zip(range(steps), batches, strict=False):
+            loss = training_step(job, state, batch)
+        float(loss)  # waits for the device
+
+    return lambda: run(loaded), lambda: run(repeat(one)), job
+
+
+def _plainly(
+    net: nn.Module, archive: Path, job: Job, dtype: torch.dtype, steps: int
+) -> Callable[[], object]:
+    """Pillow and torchvision on all cores; autocast, AdamW, and the loss looked at every step."""
+    loader = DataLoader(
+        Reference(archive, job.train, job.recipe), job.order.batch_size, shuffle=True,
+        num_workers=len(os.sched_getaffinity(0)), drop_last=True, pin_memory=True,
+        persistent_workers=True,
+    )  # fmt: skip
+    net = net.to(job.device).train()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler(job.device.type, enabled=dtype == torch.float16)
+
+    def run() -> None:
+        done = 0
+        while done < steps:
+            for _, (images, targets) in zip(range(steps - done), loader, strict=False):
+                images, targets = images.to(job.device), targets.to(job.device)
+                with torch.autocast(job.device.type, dtype=dtype):
+                    loss = nn.functional.cross_entropy(
+                        net(images), targets.long(), ignore_index=255
+                    )
+                optimiser.zero_grad()
+                scaler.scale(loss).backward()
+                scaler.step(optimiser)
+                scaler.update()
+                loss.item()
+                done += 1
+
+    return run
