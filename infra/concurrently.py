@@ -10,7 +10,7 @@ R = TypeVar("R")
 _REQUESTS = 32  # at a time; a bucket of Linode's takes 750 a second
 
 
-def concurrently(ask: Callable[[T], R], things: Iterable[T]) -> list[R]:
+def concurrently(ask: Callable[[T], R], things: Iterable[T], at_a_time: int = _REQUESTS) -> list[R]:
     """What `ask` returns for each thing, in their order; the first exception ends it."""
-    with ThreadPoolExecutor(_REQUESTS, "concurrently") as pool:
+    with ThreadPoolExecutor(at_a_time, "concurrently") as pool:
         return list(pool.map(ask, things))

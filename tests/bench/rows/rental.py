@@ -37,7 +37,7 @@ def rows(folder: Path) -> Iterator[Row]:
     def ours() -> float:
         home = folder / f"rehearsal-{next(number)}"
         said = subprocess.run(
-            [Path(sys.executable).with_name("voc-train"), "rehearse", "--json", "--yes"],
+            [Path(sys.executable).with_name("voc-train"), "rehearse", "--json"],
             env=os.environ | {"VOC_TRAIN_HOME": str(home)}, stdout=subprocess.PIPE, check=True,
         ).stdout  # fmt: skip
         outcome = json.loads(said.splitlines()[-1])
