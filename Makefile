@@ -61,8 +61,10 @@ lint: $(READY) ## ruff and mypy --strict
 	.venv/bin/ruff format --check
 	.venv/bin/mypy --strict
 
-bench: $(READY) ## Ratios to what one would use instead, seconds, memory
-	@-PYTHONPATH=tests/support .venv/bin/python tests/bench/ratios.py
+bench: $(READY) ## Ratios to what one would use instead, and growth: bench/
+	@mkdir -p bench
+	@-PYTHONPATH=tests/support .venv/bin/python tests/bench/ratios.py --into bench/ratios.md
+	@-PYTHONPATH=tests/support .venv/bin/python tests/bench/growth.py --into bench/growth.png
 	@.venv/bin/python tests/bench/stages.py
 	@PYTHONPATH=tests/support .venv/bin/python tests/bench/by_heart.py
 

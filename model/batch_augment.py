@@ -5,7 +5,7 @@ maps. No shape depends on a value, so a GPU is never waited for.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -89,14 +89,12 @@ def sampled(
     `photos` [N, 2]. Colours are interpolated between the nearest four, classes taken from the
     nearest.
     """
-    count = len(firsts)
-    told = [firsts[:, None], photos, plan.canvas, plan.shown, plan.inverse, plan.jitter]
-    numbers = torch.from_numpy(np.concatenate([part.reshape(count, -1) for part in told], 1))
-    if pixels.is_cuda:  # what is not pinned would be waited for
-        numbers = numbers.pin_memory()
-    numbers = numbers.to(pixels.device, non_blocking=True)
-    first, high, wide = numbers[:, :3].long()[:, :, None, None].unbind(1)
-    _, _, _, canvas_high, canvas_wide, *maps = numbers[:, :15].float()[:, :, None, None].unbind(1)
+    told = [photos, plan.canvas, plan.shown, plan.inverse, plan.jitter]
+    rows = [part.reshape(len(photos), -1).astype(np.float32) for part in told]
+    numbers = _sent(np.concatenate(rows, 1), pixels.device)
+    first = _sent(firsts, pixels.device)[:, None, None]
+    high, wide = numbers[:, :2].long()[:, :, None, None].unbind(1)
+    canvas_high, canvas_wide, *maps = numbers[:, 2:14, None, None].unbind(1)
     by_y, from_y, by_x, from_x, yy, yx, y_shift, xy, xx, x_shift = maps
 
     # Of each pixel's middle: where it is on the canvas, and where in the photo.
@@ -123,9 +121,15 @@ def sampled(
     )
     colours = torch.lerp(upper, lower, down)
     if (plan.jitter != (1, 1, 1, 0)).any():
-        others = recoloured(colours, inside, numbers[:, 15:].float())
+        others = recoloured(colours, inside, numbers[:, 14:])
         colours = others.where(inside[..., None], colours)
     return colours.round().to(torch.uint8).permute(0, 3, 1, 2), targets
+
+
+def _sent(numbers: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Numbers on the device; a GPU would be waited for if they were not pinned first."""
+    here = torch.from_numpy(numbers)
+    return (here.pin_memory() if device.type == "cuda" else here).to(device, non_blocking=True)
 
 
 def recoloured(colours: Tensor, inside: Tensor, factors: Tensor) -> Tensor:

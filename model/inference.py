@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -114,15 +115,19 @@ class Predictor:
             photo = resized_photo(photo, *seen)
         images = torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
         images = normalise(images, self.recipe.normalise)
-        # Trying out kernels for every new size is slow, and might choose others in another process.
-        settled = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-        with settled, torch.inference_mode():
+        with self._settled(), torch.inference_mode():
             logits = self._windowed(images)
             if self.flip:
                 logits = (logits + self._windowed(images.flip(-1)).flip(-1)) / 2
         if seen != own:
             logits = F.interpolate(logits, own, mode="bilinear")
         return logits[0]
+
+    def _settled(self) -> AbstractContextManager[object]:
+        """Trying out kernels for every new size is slow, and might choose others elsewhere."""
+        if self.device.type != "cuda":  # all threads of the process share these
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
 
     def _windowed(self, images: Tensor) -> Tensor:
         """Logits float32 [1, C, H, W] of float32 [1, 3, H, W]."""

@@ -10,7 +10,8 @@ below the photo's own folder:
     STEM.npy          with --probabilities: float16 [classes, height, width], their softmax
 
 Photos are read and results written in threads beside the net, a few at a time, so a million photos
-take no more memory than ten. What was there already is overwritten; what is there is whole.
+take no more memory than ten. Without a GPU a few are predicted at a time, too, which keeps more
+cores at work than all at one photo. What was there already is overwritten; what is there is whole.
 """
 
 import argparse
@@ -33,7 +34,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from model.checkpoint import Description
-from model.device import default_threads, is_out_of_memory
+from model.device import is_out_of_memory, usable_cores
 from model.errors import InputError, TrainingError, disk_problem
 from model.images import Image, encode_jpeg
 from model.inference import Predictor
@@ -41,8 +42,8 @@ from model.journal import write_atomically
 from model.palette import colourise, voc_palette
 from model.photos import Found, Photos, read_photo
 
-_AHEAD = 4  # photos being read, and as many being written, beside the one being predicted
-_THREADS = 2
+_AHEAD = 4  # photos being read, predicted and written at a time, of each so many
+_THREADS = 2  # that read, and as many that write
 _NAMED = 1000  # failed photos that the summary names; the others it counts
 # What is wrong with one name alone, the others can still be written.
 _OF_THIS_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ)
@@ -109,7 +110,8 @@ def predict(
     failed: list[str] = []
     good = failures = 0
 
-    def predicted(found: Found, reading: "Future[Image]") -> _Prediction | InputError:
+    def predicted(item: tuple[Found, "Future[Image]"]) -> _Prediction | InputError:
+        found, reading = item
         try:
             return _predicted(predictor, reading.result(), probabilities)
         except InputError as error:
@@ -119,8 +121,8 @@ def predict(
                 raise
             return _too_large(found, predictor)
 
-    def written(item: tuple[Found, _Prediction | InputError]) -> _Prediction | InputError:
-        found, made = item
+    def written(item: tuple[Found, "Future[_Prediction | InputError]"]) -> _Prediction | InputError:
+        found, made = item[0], item[1].result()
         try:
             if isinstance(made, _Prediction):
                 _write(out / found.target, made, overlay)
@@ -130,9 +132,15 @@ def predict(
             return InputError(f"{found.name} has results that cannot be named ({error.strerror}).")
         return made
 
-    with _pool() as readers, _pool() as writers:
+    at_a_time = min(_AHEAD, usable_cores()) if predictor.device.type == "cpu" else 1
+    with (
+        _threads_each(at_a_time),
+        _pool(_THREADS) as readers,
+        _pool(at_a_time) as nets,
+        _pool(_THREADS) as writers,
+    ):
         reads = _ahead(readers, read_photo, photos)
-        made = ((found, predicted(found, reading)) for found, reading in reads)
+        made = ((found, making) for (found, _), making in _ahead(nets, predicted, reads))
         for done, ((found, _), writing) in enumerate(_ahead(writers, written, made), 1):
             try:
                 result = writing.result()
@@ -217,9 +225,20 @@ def painted(photo: Image, mask: Image) -> Image:
 
 
 @contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
+def _threads_each(nets: int) -> Iterator[None]:
+    """Share the cores among so many nets that compute at the same time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, usable_cores() // nets))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that on leaving end what they are at, and begin nothing more."""
-    pool = ThreadPoolExecutor(_THREADS)
+    pool = ThreadPoolExecutor(threads)
     try:
         yield pool
     finally:
@@ -256,7 +275,6 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     args = parser.parse_args()
-    torch.set_num_threads(default_threads())
     on_terminal = sys.stderr.isatty()
 
     def count(done: int, total: int) -> None:

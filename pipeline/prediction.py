@@ -31,13 +31,9 @@ def predict_photos(
     device: str,
 ) -> "Summary":
     """Predict with the checkpoint at `path`; s3:// is read as everywhere else in this package."""
-    import torch
-
-    from model.device import default_threads
     from model.inference import Predictor
     from model.predict import predict
 
-    torch.set_num_threads(default_threads())
     register("s3")
     fsspec.config.conf["s3"] = s3_options()
     predictor, description = Predictor.load(path, device, window=window, flip=flip)
