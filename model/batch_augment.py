@@ -4,7 +4,6 @@ The geometry of a photo is one affine map, and a batch is one gather through the
 maps. No shape depends on a value, so a GPU is never waited for.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.images import OUTSIDE
+from model.images import OUTSIDE, Image
 from model.manifest import VOID
 from model.recipe import Recipe, Size
 
@@ -70,14 +69,13 @@ class Plan(NamedTuple):
         return cls(window, canvas, shown, inverse, jitter)
 
 
-def packed(samples: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-    """int32 [P + 1]: the pixels of all samples, uint8 [H, W, 4], one after the other.
+def packed(photo: Image, mask: Image) -> Tensor:
+    """int32 [H W]: of each pixel of uint8 [H, W, 3] and [H, W] red, green, blue and class."""
+    pixels = np.dstack([photo, mask]).reshape(-1, 4)
+    return torch.from_numpy(pixels).view(torch.int32).squeeze(1)
 
-    Of a pixel the four bytes are red, green, blue and class. The last is what lies outside.
-    """
-    outside = np.array([[*OUTSIDE, VOID]], np.uint8)
-    rows = [sample.reshape(-1, 4) for sample in samples]
-    return torch.from_numpy(np.concatenate([*rows, outside])).view(torch.int32).squeeze(1)
+
+NOWHERE = packed(np.array([[OUTSIDE]], np.uint8), np.array([[VOID]], np.uint8))
 
 
 def sampled(
@@ -85,9 +83,9 @@ def sampled(
 ) -> tuple[Tensor, Tensor]:
     """images uint8 [N, 3, H, W] and targets uint8 [N, H, W] as `plan` wants them.
 
-    `pixels` are of `packed`; in them the N photos begin at `firsts` and are as high and wide as
-    `photos` [N, 2]. Colours are interpolated between the nearest four, classes taken from the
-    nearest.
+    `pixels` int32 [P] are those of many photos as `packed` has them, one after the other, and
+    `NOWHERE` last; the N photos begin at `firsts` and are as high and wide as `photos` [N, 2].
+    Colours are interpolated between the nearest four, classes taken from the nearest.
     """
     told = [photos, plan.canvas, plan.shown, plan.inverse, plan.jitter]
     rows = [part.reshape(len(photos), -1).astype(np.float32) for part in told]

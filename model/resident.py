@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.augment import as_seen
-from model.batch_augment import CHANCES, Plan, packed, sampled
+from model.batch_augment import CHANCES, NOWHERE, Plan, packed, sampled
 from model.dataset import Dataset
 from model.device import usable_cores
 from model.errors import InputError
@@ -33,20 +33,29 @@ def shall_be_resident(data: Dataset, recipe: Recipe, device: torch.device) -> bo
     The GPU's whole memory counts, not what is free of it now, so that a run that goes on does as
     before. Raises InputError where shards are streamed and so never all there.
     """
-    if recipe.augment_on == "device" and data.stream:
-        raise InputError("Shards that are streamed are augmented by the loader: not on the device.")
-    if recipe.augment_on != "auto" or data.stream or device.type != "cuda":
-        return recipe.augment_on == "device"
+    if recipe.augment_on == "device":
+        if data.stream:
+            raise InputError(
+                "Shards that are streamed are augmented by the loader; leave out augment_on=device."
+            )
+        return True
+    if recipe.augment_on == "loader" or data.stream or device.type != "cuda":
+        return False
     memory = torch.cuda.get_device_properties(device).total_memory
-    largest = at_largest(recipe)
-    sizes = (largest.seen_size(Size(sample.height, sample.width)) for sample in data.samples)
-    return _PIXEL * sum(size.height * size.width for size in sizes) <= _SHARE * memory
+    pixels = int(_sizes(data, _at_largest(recipe)).prod(axis=1).sum())
+    return _PIXEL * pixels <= _SHARE * memory
 
 
-def at_largest(recipe: Recipe) -> Recipe:
+def _at_largest(recipe: Recipe) -> Recipe:
     """The recipe at the largest of its sizes."""
     size = recipe.image_size.scaled(max(recipe.multi_scale, default=1.0))
     return recipe.model_copy(update={"image_size": size})
+
+
+def _sizes(data: Dataset, recipe: Recipe) -> npt.NDArray[np.int64]:
+    """Height and width at which the net sees each photo, [photos, 2]."""
+    own = (Size(sample.height, sample.width) for sample in data.samples)
+    return np.array([recipe.seen_size(size) for size in own])
 
 
 class Resident:
@@ -54,21 +63,23 @@ class Resident:
 
     def __init__(self, data: Dataset, recipe: Recipe, device: torch.device) -> None:
         """Decode the split; InputError names a sample that cannot be decoded."""
-        largest = at_largest(recipe)
+        largest = _at_largest(recipe)
 
-        def decoded(position: int) -> npt.NDArray[np.uint8]:
+        def decoded(position: int) -> Tensor:
             sample = data[position]
-            photo, mask = as_seen(sample.photo, sample.mask, largest)
-            return np.dstack([photo, mask])
+            return packed(*as_seen(sample.photo, sample.mask, largest))
 
-        with ThreadPoolExecutor(usable_cores()) as threads:  # OpenCV decodes without Python's lock
-            photos = list(threads.map(decoded, range(len(data))))
         self._recipe = recipe
         self._ids = [sample.id for sample in data.samples]
-        self._sizes = np.array([photo.shape[:2] for photo in photos])
+        self._sizes = _sizes(data, largest)
         areas = self._sizes.prod(axis=1)
-        self._firsts = np.cumsum(areas) - areas
-        self._pixels = packed(photos).to(device)
+        lasts = np.cumsum(areas)
+        self._firsts = lasts - areas
+        self._pixels = NOWHERE.to(device).repeat(int(lasts[-1]) + 1)
+        with ThreadPoolExecutor(usable_cores()) as threads:  # OpenCV decodes without Python's lock
+            photos = threads.map(decoded, range(len(data)))
+            for first, last, photo in zip(self._firsts, lasts, photos, strict=True):
+                self._pixels[first:last] = photo
 
     def batch(self, whole: Sequence[Draw], part: Sequence[Draw]) -> tuple[Tensor, Tensor]:
         """images uint8 [N, 3, H, W] and targets uint8 [N, H, W] of `part`, on the device.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from model.augment import Augmentation
-from model.batch_augment import CHANCES, Plan, packed, recoloured, sampled
+from model.batch_augment import CHANCES, NOWHERE, Plan, packed, recoloured, sampled
 from model.images import OUTSIDE, Image
 from model.loader import as_batch
 from model.manifest import VOID
@@ -40,13 +40,15 @@ def made(
     return list(images.permute(0, 2, 3, 1).numpy()), list(targets.numpy())
 
 
+def joined(pairs: list[tuple[Image, Image]]) -> Tensor:
+    return torch.cat([*(packed(*pair) for pair in pairs), NOWHERE])
+
+
 def batch(recipe: Recipe, pairs: list[tuple[Image, Image]], chances: Any) -> tuple[Tensor, Tensor]:
     sizes = np.array([mask.shape for _, mask in pairs])
     areas = sizes.prod(axis=1)
     plan = Plan.of(recipe, recipe.image_size, sizes, chances)
-    return sampled(
-        packed([np.dstack(pair) for pair in pairs]), np.cumsum(areas) - areas, sizes, plan
-    )
+    return sampled(joined(pairs), np.cumsum(areas) - areas, sizes, plan)
 
 
 def assert_close(ours: Image, theirs: Image, most: int) -> None:
@@ -199,9 +201,7 @@ def test_a_window_of_another_size_shows_as_much_of_a_whole_photo() -> None:
     photo, mask = smooth(64, 64)
     sizes = np.array([mask.shape])
     plan = Plan.of(recipe, Size(16, 24), sizes, np.full((1, CHANCES), 0.5))
-    images, targets = sampled(
-        packed([np.dstack([photo, mask])]), np.zeros(1, np.int64), sizes, plan
-    )
+    images, targets = sampled(joined([(photo, mask)]), np.zeros(1, np.int64), sizes, plan)
     assert images.shape == (1, 3, 16, 24)
     wanted = cv2.resize(photo, (24, 16), interpolation=cv2.INTER_LINEAR)
     assert_close(images[0].permute(1, 2, 0).numpy(), wanted, 1)
