@@ -11,6 +11,8 @@ import importlib
 import os
 import sys
 import tempfile
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -34,16 +36,16 @@ def main() -> int:
     parser.add_argument("--into", type=Path, help="a Markdown file for the table")
     args = parser.parse_args()
     done: list[Measured | NotMeasured] = []
-    console = Console(stderr=True)
+    failed = False
     with tempfile.TemporaryDirectory(prefix="voc-train-bench-") as folder:
         os.environ["TESTS_HOME"] = folder  # where servers keep what they begin from
         for name in args.rows or names:
-            for row in importlib.import_module(f"rows.{name}").rows(Path(folder)):
-                if isinstance(row, NotMeasured):
-                    done.append(row)
-                    continue
-                with console.status(f"{row.what} against {row.against}"):
-                    done.append(measured(row, args.pairs))
+            try:
+                done += _of(name, Path(folder), args.pairs)
+            except Exception:  # the other rows are worth having
+                traceback.print_exc()
+                done.append(NotMeasured(name, "", "", "it failed"))
+                failed = True
     table = Table(box=None, pad_edge=False)
     for name in _HEAD:
         table.add_column(name, no_wrap=name not in ("what", "against"))
@@ -61,7 +63,20 @@ def main() -> int:
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         why = "".join(f"\n- {line}" for line in missed)
         args.into.write_text(f"# Measured\n\n{text}\n{why}\n\n{where()}\n")
-    return 1 if any(isinstance(one, Measured) and not one.met for one in done) else 0
+    return int(failed or any(isinstance(one, Measured) and not one.met for one in done))
+
+
+def _of(name: str, folder: Path, pairs: int | None) -> Iterator[Measured | NotMeasured]:
+    """What comes of the rows of one file."""
+    console, before = Console(stderr=True), dict(os.environ)
+    for row in importlib.import_module(f"rows.{name}").rows(folder):
+        if isinstance(row, NotMeasured):
+            yield row
+            continue
+        with console.status(f"{row.what} against {row.against}"):
+            yield measured(row, pairs)
+    os.environ.clear()
+    os.environ.update(before)  # without the servers that were there for these rows
 
 
 def _cells(one: Measured | NotMeasured) -> list[str]:
