@@ -69,14 +69,16 @@ def main() -> int:
 def _of(name: str, folder: Path, pairs: int | None) -> Iterator[Measured | NotMeasured]:
     """What comes of the rows of one file."""
     console, before = Console(stderr=True), dict(os.environ)
-    for row in importlib.import_module(f"rows.{name}").rows(folder):
-        if isinstance(row, NotMeasured):
-            yield row
-            continue
-        with console.status(f"{row.what} against {row.against}"):
-            yield measured(row, pairs)
-    os.environ.clear()
-    os.environ.update(before)  # without the servers that were there for these rows
+    try:
+        for row in importlib.import_module(f"rows.{name}").rows(folder):
+            if isinstance(row, NotMeasured):
+                yield row
+                continue
+            with console.status(f"{row.what} against {row.against}"):
+                yield measured(row, pairs)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)  # without the servers that were there for these rows
 
 
 def _cells(one: Measured | NotMeasured) -> list[str]:
