@@ -194,7 +194,7 @@ class Recipe(BaseModel):
         "auto",
         description="loader: photos are decoded and augmented by processes, anew every epoch; "
         "device: decoded once, they lie on the device and are augmented there; auto: so where they "
-        "take less than a third of a GPU's memory",
+        "take at most 0.3 of a GPU's memory",
     )
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -242,6 +242,13 @@ class Recipe(BaseModel):
                 f"weighs {', '.join(WEIGHTED_TERMS)} only, and none of them is in the loss"
             )
         return kind
+
+    @field_validator("augment_on")
+    @classmethod
+    def _all_there(cls, where: str, others: ValidationInfo) -> str:
+        if where == "device" and others.data.get("stream_gb") is not None:
+            raise ValueError("wants all photos at once, and stream_gb never has them")
+        return where
 
     @field_validator("image_size")
     @classmethod

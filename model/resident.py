@@ -18,7 +18,6 @@ from model.augment import as_seen
 from model.batch_augment import CHANCES, NOWHERE, Plan, packed, sampled
 from model.dataset import Dataset
 from model.device import usable_cores
-from model.errors import InputError
 from model.order import Draw, augmentation_seed, drawn_factor
 from model.recipe import Recipe, Size
 
@@ -31,15 +30,11 @@ def shall_be_resident(data: Dataset, recipe: Recipe, device: torch.device) -> bo
     on a GPU.
 
     The GPU's whole memory counts, not what is free of it now, so that a run that goes on does as
-    before. Raises InputError where shards are streamed and so never all there.
+    before.
     """
-    if recipe.augment_on == "device":
-        if data.stream:
-            raise InputError(
-                "Shards that are streamed are augmented by the loader; leave out augment_on=device."
-            )
-        return True
-    if recipe.augment_on == "loader" or data.stream or device.type != "cuda":
+    if recipe.augment_on != "auto":
+        return recipe.augment_on == "device"
+    if data.stream or device.type != "cuda":
         return False
     memory = torch.cuda.get_device_properties(device).total_memory
     pixels = int(_sizes(data, _at_largest(recipe)).prod(axis=1).sum())

@@ -18,7 +18,7 @@ from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
 from model.resident import Resident, shall_be_resident
 from model.train import train
-from tiny import journal, labelled, weights_digest, write_job, write_recipe
+from tiny import RECIPE, journal, labelled, weights_digest, write_job, write_recipe
 
 ON_DEVICE: dict[str, Any] = {"augment_on": "device"}
 PLAIN: dict[str, Any] = {"jitter": 0, "rotate": 0, "scale": (1, 1), "flip": 0}
@@ -146,7 +146,6 @@ def test_where_it_lies_when_the_recipe_leaves_it_open(
     assert not shall_be_resident(data, loader, gpu)
 
 
-def test_what_is_streamed_cannot_lie_there(tmp_path: Path) -> None:
-    job = write_job(tmp_path / "job", stream_gb=1e-4, **ON_DEVICE)
-    with pytest.raises(InputError, match="streamed are augmented by the loader"):
-        train(job, run_id="run", device="cpu")
+def test_what_is_streamed_cannot_lie_there() -> None:
+    with pytest.raises(InputError, match="wants all photos at once"):
+        RECIPE.override({"stream_gb": 1, **ON_DEVICE})
