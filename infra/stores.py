@@ -30,8 +30,8 @@ from infra.urls import has_user, without_secrets
 
 M = TypeVar("M", bound=BaseModel)
 
-_CHUNK = 8 << 20  # bytes; the size of a multipart part and of a download chunk
-_RANGES = 4  # of an object, asked for at a time
+_PART = 8 << 20  # bytes of a multipart upload's parts
+_RANGE, _RANGES = 4 << 20, 4  # bytes of a download's ranges, and how many are asked for at a time
 # A person who mistyped an endpoint hears of it within 2 s where the connection is refused and
 # within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
 # follows it, asks again by itself for much longer.
@@ -176,7 +176,7 @@ class Store:
                 except OSError as error:  # between file systems, or two mounts of one
                     if error.errno != errno.EXDEV:
                         raise
-            obstore.put(self._objects(write=True), key, file, chunk_size=_CHUNK)
+            obstore.put(self._objects(write=True), key, file, chunk_size=_PART)
         if move:
             path.unlink()
 
@@ -248,18 +248,18 @@ class Store:
                 ) from error
 
     def _download(self, key: str, path: Path) -> None:
-        """By ranges, a few at a time: a slow or broken line costs no more than one of them."""
+        """By ranges, a few at a time, each of which is asked for again where its line breaks."""
         objects = self._objects()
         size = obstore.head(objects, key)["size"]
         path.touch()
 
         def bring(start: int) -> None:
-            data = obstore.get_range(objects, key, start=start, end=min(start + _CHUNK, size))
+            data = obstore.get_range(objects, key, start=start, end=min(start + _RANGE, size))
             with path.open("r+b") as file:
                 file.seek(start)
                 file.write(data)
 
-        concurrently(bring, range(0, size, _CHUNK), _RANGES)
+        concurrently(bring, range(0, size, _RANGE), _RANGES)
 
     def _verify(self, key: str, path: Path, sha256: str) -> None:
         if sha256_of(path) == sha256:

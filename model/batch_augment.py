@@ -49,7 +49,7 @@ class Plan(NamedTuple):
         padded = recipe.fit == "pad"
         window = Size(*canvas.max(axis=0).astype(int).tolist()) if padded else size
         room = canvas - window
-        places = np.where(room >= 0, np.floor(np.stack([top, left], 1) * (room + 1)), room // 2)
+        places = np.where(room >= 0, np.floor(np.stack([top, left], 1) * (room + 1)), -(-room // 2))
         if padded:  # on the right and at the bottom, as `as_batch` does
             places = np.zeros_like(room)
         flipped = np.stack([flip_vertical < recipe.flip_vertical, flip < recipe.flip], 1)
@@ -87,9 +87,9 @@ def sampled(
     `NOWHERE` last; the N photos begin at `firsts` and are as high and wide as `photos` [N, 2].
     Colours are interpolated between the nearest four, classes taken from the nearest.
     """
-    told = [photos, plan.canvas, plan.shown, plan.inverse, plan.jitter]
-    rows = [part.reshape(len(photos), -1).astype(np.float32) for part in told]
-    numbers = _sent(np.concatenate(rows, 1), pixels.device)
+    parts = [photos, plan.canvas, plan.shown, plan.inverse, plan.jitter]
+    told = [part.reshape(len(photos), -1).astype(np.float32) for part in parts]
+    numbers = _sent(np.concatenate(told, 1), pixels.device)
     first = _sent(firsts, pixels.device)[:, None, None]
     high, wide = numbers[:, :2].long()[:, :, None, None].unbind(1)
     canvas_high, canvas_wide, *maps = numbers[:, 2:14, None, None].unbind(1)
@@ -102,19 +102,21 @@ def sampled(
     y, x = yy * y + yx * x + y_shift, xy * y + xx * x + x_shift
     inside = inside & (y >= 0) & (y < high) & (x >= 0) & (x < wide)
 
-    def of(rows: Tensor, columns: Tensor) -> Tensor:
+    def nearest(y: Tensor, x: Tensor) -> Tensor:
         """uint8 [N, H, W, 4] of the photos' pixels nearest to there."""
-        rows, columns = rows.long().clamp(min=0), columns.long().clamp(min=0)
-        rows, columns = torch.minimum(rows, high - 1), torch.minimum(columns, wide - 1)
-        places = (first + rows * wide + columns).where(inside, len(pixels) - 1)
+        row = torch.minimum(y.long().clamp(min=0), high - 1)
+        column = torch.minimum(x.long().clamp(min=0), wide - 1)
+        places = (first + row * wide + column).where(inside, len(pixels) - 1)
         return pixels.take(places)[..., None].view(torch.uint8)
 
-    targets = of(y, x)[..., 3]
+    targets = nearest(y, x)[..., 3]
     y, x = (y - 0.5).clamp(min=0), (x - 0.5).clamp(min=0)
     top, left = y.floor(), x.floor()
     down, across = (y - top)[..., None], (x - left)[..., None]
     upper, lower = (
-        torch.lerp(of(row, left)[..., :3].float(), of(row, left + 1)[..., :3].float(), across)
+        torch.lerp(
+            nearest(row, left)[..., :3].float(), nearest(row, left + 1)[..., :3].float(), across
+        )
         for row in (top, top + 1)
     )
     colours = torch.lerp(upper, lower, down)

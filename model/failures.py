@@ -7,6 +7,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from model.device import is_out_of_memory
 from model.errors import InputError, TrainingError, disk_problem
 from model.journal import Journal, write_atomically
@@ -90,6 +92,9 @@ def _too_large(job: Path) -> str:
     recipe = Recipe.model_validate_json((job / "recipe.json").read_bytes())
     batch, parts = recipe.batch_size, recipe.accumulate
     said = f"The memory is too small for {batch} images of {recipe.image_size} pixels"
+    resident = torch.cuda.is_available() or recipe.augment_on == "device"
+    if resident and recipe.augment_on != "loader":
+        said += " beside all photos of the dataset (--set augment_on=loader leaves these out)"
     if batch > parts:
         return (
             f"{said}, {-(-batch // parts)} at a time: compute a step in more parts "

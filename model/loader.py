@@ -1,6 +1,6 @@
 """Batches for training and validation, as tensors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from model.augment import Augmentation
 from model.dataset import Dataset
+from model.device import usable_cores
 from model.errors import InputError
 from model.images import OUTSIDE, Image
 from model.manifest import VOID
@@ -107,15 +108,18 @@ def training_batches(
     start: int = 0,
     device: torch.device = _CPU,
     ranks: Ranks = ALONE,
+    heed: Callable[[], object] = lambda: None,
 ) -> Iterator[Batch]:
     """The batches of `order` from step `start`, for `device`.
 
     A split that lies there is augmented there; else `workers` processes do it, which start once and
     read ahead across epochs. One of several ranks has its part of each batch; with ``fit="pad"`` a
-    part is padded by itself. Raises InputError when a sample cannot be decoded.
+    part is padded by itself. `heed` is called while it takes long, and what it raises ends it.
+    Raises InputError when a sample cannot be decoded.
     """
     if shall_be_resident(data, recipe, device):
-        resident = Resident(data, recipe, device)
+        threads = max(1, usable_cores() // ranks.world)
+        resident = Resident(data, recipe, device, threads=threads, heed=heed)
         for draws in order.batches(start):
             yield Batch(*resident.batch(draws, ranks.part(draws)))
         return

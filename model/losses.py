@@ -112,14 +112,14 @@ class Pixels:
     Attributes:
         logits: float32 or float64 [P, C]; 0 where a pixel does not count.
         classes: int64 [P], the true ones; 0 where a pixel does not count.
-        counts: bool [P].
+        counted: bool [P], False where void.
         ranks: who holds the other pixels of the batch; every sum here runs over theirs, too.
         weights: as logits, [C]; None: all pixels weigh the same.
     """
 
     logits: Tensor
     classes: Tensor
-    counts: Tensor
+    counted: Tensor
     ranks: Ranks = ALONE
     weights: Tensor | None = None
 
@@ -143,7 +143,7 @@ class Pixels:
 
     def of_all_ranks(self) -> "Pixels":
         """The pixels of the whole batch, for what is no function of sums."""
-        own = self.logits, self.classes, self.counts.byte()  # which every backend can send
+        own = self.logits, self.classes, self.counted.byte()  # which every backend can send
         logits, classes, counts = map(self.ranks.gathered, own)
         return Pixels(logits, classes, counts.bool(), weights=self.weights)
 
@@ -155,14 +155,14 @@ class Pixels:
     @cached_property
     def probs(self) -> Tensor:
         """The softmax over classes, as `logits`; 0 where a pixel does not count."""
-        return self.log_probs.exp().where(self.counts[:, None], 0)
+        return self.log_probs.exp().where(self.counted[:, None], 0)
 
     @cached_property
     def truth(self) -> Tensor:
         """One-hot over classes, bool [P, C]; nothing where a pixel does not count."""
         nowhere = torch.zeros_like(self.logits, dtype=torch.bool)
         # It checks the range of the classes, which a comparison with 0..C-1 would not.
-        return nowhere.scatter_(1, self.classes[:, None], self.counts[:, None])
+        return nowhere.scatter_(1, self.classes[:, None], self.counted[:, None])
 
     @cached_property
     def actual(self) -> Tensor:
@@ -175,7 +175,7 @@ class Pixels:
 
     def mean(self, losses: Tensor) -> Tensor:
         """The weighted mean of a loss a pixel, [P]; 0 if there is no pixel, or none that weighs."""
-        weights = self.counts.to(losses.dtype)
+        weights = self.counted.to(losses.dtype)
         if self.weights is not None:
             weights = weights * self.weights[self.classes]
         total = self.total(weights.sum())

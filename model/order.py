@@ -40,6 +40,7 @@ def augmentation_seed(seed: int, epoch: int, sample_id: str) -> int:
 
 def drawn_factor(seed: int, first: Draw, factors: Sequence[float]) -> float:
     """Which of the sizes a batch has, for training at many; `first` of its samples names it."""
+    factors = tuple(dict.fromkeys(factors))
     if len(factors) == 1:
         return factors[0]
     key = np.random.SeedSequence([seed, first.epoch, first.position])

@@ -10,8 +10,8 @@ below the photo's own folder:
     STEM.npy          with --probabilities: float16 [classes, height, width], their softmax
 
 Photos are read and results written in threads beside the net, a few at a time, so a million photos
-take no more memory than ten. Without a GPU a few are predicted at a time, too, which keeps more
-cores at work than all at one photo. What was there already is overwritten; what is there is whole.
+take no more memory than ten. Without a GPU a few small ones are predicted at a time, too. What was
+there already is overwritten; what is there is whole.
 """
 
 import argparse
@@ -22,8 +22,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -34,7 +35,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from model.checkpoint import Description
-from model.device import is_out_of_memory, usable_cores
+from model.device import default_threads, is_out_of_memory, usable_cores
 from model.errors import InputError, TrainingError, disk_problem
 from model.images import Image, encode_jpeg
 from model.inference import Predictor
@@ -44,6 +45,7 @@ from model.photos import Found, Photos, read_photo
 
 _AHEAD = 4  # photos being read, predicted and written at a time, of each so many
 _THREADS = 2  # that read, and as many that write
+_LARGE = 1 << 18  # pixels from which on a photo has the memory for itself, or shares it with small
 _NAMED = 1000  # failed photos that the summary names; the others it counts
 # What is wrong with one name alone, the others can still be written.
 _OF_THIS_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ)
@@ -109,11 +111,14 @@ def predict(
     pixels = np.zeros(len(description.classes), np.int64)
     failed: list[str] = []
     good = failures = 0
+    alone = Lock()
 
     def predicted(item: tuple[Found, "Future[Image]"]) -> _Prediction | InputError:
         found, reading = item
         try:
-            return _predicted(predictor, reading.result(), probabilities)
+            photo = reading.result()
+            with alone if photo[..., 0].size >= _LARGE else nullcontext():
+                return _predicted(predictor, photo, probabilities)
         except InputError as error:
             return error
         except (RuntimeError, MemoryError) as error:
@@ -135,12 +140,10 @@ def predict(
     at_a_time = min(_AHEAD, usable_cores()) if predictor.device.type == "cpu" else 1
     with (
         _threads_each(at_a_time),
-        _pool(_THREADS) as readers,
-        _pool(at_a_time) as nets,
-        _pool(_THREADS) as writers,
+        _pools(_THREADS, at_a_time, _THREADS) as (readers, nets, writers),
     ):
         reads = _ahead(readers, read_photo, photos)
-        made = ((found, making) for (found, _), making in _ahead(nets, predicted, reads))
+        made = ((found, making) for (found, _), making in _ahead(nets, predicted, reads, at_a_time))
         for done, ((found, _), writing) in enumerate(_ahead(writers, written, made), 1):
             try:
                 result = writing.result()
@@ -226,9 +229,9 @@ def painted(photo: Image, mask: Image) -> Image:
 
 @contextmanager
 def _threads_each(nets: int) -> Iterator[None]:
-    """Share the cores among so many nets that compute at the same time."""
+    """Share the cores among so many nets that compute at the same time, and who feeds them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, usable_cores() // nets))
+    torch.set_num_threads(max(1, default_threads() // nets))
     try:
         yield
     finally:
@@ -236,23 +239,29 @@ def _threads_each(nets: int) -> Iterator[None]:
 
 
 @contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that on leaving end what they are at, and begin nothing more."""
-    pool = ThreadPoolExecutor(threads)
+def _pools(*threads: int) -> Iterator[list[ThreadPoolExecutor]]:
+    """Pools of so many threads, which on leaving end what they are at, and begin nothing more."""
+    pools = [ThreadPoolExecutor(number) for number in threads]
     try:
-        yield pool
+        yield pools
     finally:
-        pool.shutdown(cancel_futures=True)
+        for pool in pools:  # all of them before one is waited for, as they wait for each other
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown()
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[_Item], _Made], items: Iterable[_Item]
+    pool: ThreadPoolExecutor,
+    work: Callable[[_Item], _Made],
+    items: Iterable[_Item],
+    most: int = _AHEAD,
 ) -> Iterator[tuple[_Item, "Future[_Made]"]]:
-    """Each item with its work, in their order; at most `_AHEAD` are worked on in advance."""
+    """Each item with its work, in their order; no more than `most` are worked on in advance."""
     waiting: deque[tuple[_Item, Future[_Made]]] = deque()
     for item in items:
         waiting.append((item, pool.submit(work, item)))
-        if len(waiting) > _AHEAD:
+        if len(waiting) > most:
             yield waiting.popleft()
     while waiting:
         yield waiting.popleft()

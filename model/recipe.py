@@ -193,8 +193,8 @@ class Recipe(BaseModel):
     augment_on: Literal["auto", "loader", "device"] = Field(
         "auto",
         description="loader: photos are decoded and augmented by processes, anew every epoch; "
-        "device: decoded once, they lie on the device and are augmented there; auto: so where they "
-        "take at most 0.3 of a GPU's memory",
+        "device: decoded once, they lie on the device and are augmented there; auto: so on a "
+        "GPU, where they take no more than 4 GiB",
     )
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -6,7 +6,7 @@ do, and are of the same distributions (`model/augment.py`); but they are other n
 as another augmentation, and a recipe says which it wants.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,28 +17,25 @@ from torch import Tensor
 from model.augment import as_seen
 from model.batch_augment import CHANCES, NOWHERE, Plan, packed, sampled
 from model.dataset import Dataset
-from model.device import usable_cores
 from model.order import Draw, augmentation_seed, drawn_factor
 from model.recipe import Recipe, Size
 
 _PIXEL = 4  # bytes: red, green, blue, class
-_SHARE = 0.3  # of a GPU's memory; the rest is the net's
+# That it may take where the recipe leaves it open: a quarter of the smallest GPUs that are rented.
+# The same for every GPU, as a run may go on with another one, and must draw the same numbers there.
+_MOST = 4 << 30
 
 
 def shall_be_resident(data: Dataset, recipe: Recipe, device: torch.device) -> bool:
-    """Whether the split is to lie on `device`: if the recipe says so, or leaves it open and it fits
-    on a GPU.
-
-    The GPU's whole memory counts, not what is free of it now, so that a run that goes on does as
-    before.
-    """
+    """Whether the split is to lie on `device`: if the recipe says so, or leaves it open and it is
+    small enough to lie on any GPU."""
     if recipe.augment_on != "auto":
         return recipe.augment_on == "device"
-    if data.stream or device.type != "cuda":
+    # Photos lie there at one size; taken down from it they are not averaged, as the loader's are.
+    resized = recipe.fit != "crop" and len(set(recipe.multi_scale)) > 1
+    if data.stream or resized or device.type != "cuda":
         return False
-    memory = torch.cuda.get_device_properties(device).total_memory
-    pixels = int(_sizes(data, _at_largest(recipe)).prod(axis=1).sum())
-    return _PIXEL * pixels <= _SHARE * memory
+    return _PIXEL * int(_sizes(data, _at_largest(recipe)).prod(axis=1).sum()) <= _MOST
 
 
 def _at_largest(recipe: Recipe) -> Recipe:
@@ -56,8 +53,19 @@ def _sizes(data: Dataset, recipe: Recipe) -> npt.NDArray[np.int64]:
 class Resident:
     """All photos and masks of a split, pixel by pixel, each as large as it is."""
 
-    def __init__(self, data: Dataset, recipe: Recipe, device: torch.device) -> None:
-        """Decode the split; InputError names a sample that cannot be decoded."""
+    def __init__(
+        self,
+        data: Dataset,
+        recipe: Recipe,
+        device: torch.device,
+        *,
+        threads: int,
+        heed: Callable[[], object],
+    ) -> None:
+        """Decode the split; `heed` is called for every photo, and what it raises ends it.
+
+        InputError names a sample that cannot be decoded.
+        """
         largest = _at_largest(recipe)
 
         def decoded(position: int) -> Tensor:
@@ -71,10 +79,12 @@ class Resident:
         lasts = np.cumsum(areas)
         self._firsts = lasts - areas
         self._pixels = NOWHERE.to(device).repeat(int(lasts[-1]) + 1)
-        with ThreadPoolExecutor(usable_cores()) as threads:  # OpenCV decodes without Python's lock
-            photos = threads.map(decoded, range(len(data)))
-            for first, last, photo in zip(self._firsts, lasts, photos, strict=True):
-                self._pixels[first:last] = photo
+        with ThreadPoolExecutor(threads) as pool:  # OpenCV decodes without Python's lock
+            every = range(len(data))
+            for some in (every[i : i + 8 * threads] for i in every[:: 8 * threads]):
+                for position, photo in zip(some, pool.map(decoded, some), strict=True):
+                    self._pixels[self._firsts[position] : lasts[position]] = photo
+                    heed()
 
     def batch(self, whole: Sequence[Draw], part: Sequence[Draw]) -> tuple[Tensor, Tensor]:
         """images uint8 [N, 3, H, W] and targets uint8 [N, H, W] of `part`, on the device.

@@ -154,6 +154,7 @@ class Training:
             start=state.step,
             device=job.device,
             ranks=job.ranks,
+            heed=self.heed,
         )
         for batch in batches:
             lr = float(state.schedule.get_last_lr()[0])

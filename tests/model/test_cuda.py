@@ -34,7 +34,10 @@ def blob(folder: Path) -> Path:
 def test_it_learns_and_the_cpu_scores_it_alike(
     tmp_path: Path, precision: str, workers: int
 ) -> None:
-    folder = write_job(tmp_path / "job", precision=precision, epochs=12, width=8, ema=0.9)
+    where = "loader" if workers else "device"
+    folder = write_job(
+        tmp_path / "job", precision=precision, epochs=12, width=8, ema=0.9, augment_on=where
+    )
     assert train(folder, run_id="run", device="cuda", workers=workers)
     scores = [record["miou"] for record in journal(folder, "epoch")]
     assert scores[-1] > 0.6

@@ -1,4 +1,8 @@
-"""A step asks for no value of what the device computes, so a GPU never waits for its host."""
+"""A step asks for no value of what the device computes: the host need not wait for a GPU.
+
+What is copied to the device is not seen here, but in `test_cuda.py`: it has to be pinned. (torch's
+own average of weights copies a counter at every step, and so waits, where `ema` is asked for.)
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -288,7 +288,7 @@ def test_only_a_few_photos_are_in_memory_at_a_time(
     predictor = Predictor.of(Counting(), RECIPE, torch.device("cpu"))
     predict(predictor, describe(1), [str(tmp_path / "photos")], out)
     assert len(below(out)) == 40
-    assert max(ahead) <= 8
+    assert max(ahead) <= 10  # four that are read, four that wait for a net, and one on each way
     assert max(ahead) >= 1  # and they are read in advance
 
 

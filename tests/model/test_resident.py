@@ -16,7 +16,7 @@ from model.manifest import VOID
 from model.order import BatchOrder
 from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
-from model.resident import Resident, shall_be_resident
+from model.resident import shall_be_resident
 from model.train import train
 from tiny import RECIPE, journal, labelled, weights_digest, write_job, write_recipe
 
@@ -108,7 +108,7 @@ def test_it_learns_and_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     )
     assert train(whole, run_id="run", device="cpu")
     assert journal(whole, "epoch")[-1]["miou"] > 0.6
-    asked = iter([False] * 7)
+    asked = iter([False] * (7 + 12))  # at every photo, then at every step
     assert not train(job, run_id="run", device="cpu", stop=lambda: next(asked, True))
     assert train(job, run_id="run", device="cpu")
     assert weights_digest(job) == weights_digest(whole)
@@ -128,22 +128,33 @@ def test_a_broken_photo_is_named(tmp_path: Path) -> None:
 def test_where_it_lies_when_the_recipe_leaves_it_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = write_job(tmp_path / "job")
-    opened = Job.open(job, "run", "cpu")
+    opened = Job.open(write_job(tmp_path / "job"), "run", "cpu")
     data, recipe, gpu = opened.train, opened.recipe, torch.device("cuda", 0)
     size = 4 * sum(sample.height * sample.width for sample in data.samples)
-    assert Resident(data, recipe, torch.device("cpu"))._pixels.nbytes == size + 4
-
-    def on_a_gpu_of(memory: float) -> bool:
-        properties = type("Properties", (), {"total_memory": memory})()
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-        return shall_be_resident(data, recipe, gpu)
-
+    assert shall_be_resident(data, recipe, gpu)
     assert not shall_be_resident(data, recipe, torch.device("cpu"))
-    assert on_a_gpu_of(3.4 * size)
-    assert not on_a_gpu_of(3.2 * size)
-    loader = recipe.override({"augment_on": "loader"})
-    assert not shall_be_resident(data, loader, gpu)
+    assert not shall_be_resident(data, recipe.override({"augment_on": "loader"}), gpu)
+    scales = recipe.override({"multi_scale": (0.5, 1), "fit": "crop"})
+    assert shall_be_resident(data, scales, gpu)
+    assert not shall_be_resident(data, scales.override({"fit": "resize"}), gpu)
+    monkeypatch.setattr("model.resident._MOST", size)
+    assert shall_be_resident(data, recipe, gpu)
+    monkeypatch.setattr("model.resident._MOST", size - 1)
+    assert not shall_be_resident(data, recipe, gpu)
+
+
+def test_told_to_stop_while_it_decodes_it_stops(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job", **ON_DEVICE)
+    asked: list[int] = []
+
+    def told() -> bool:
+        asked.append(1)
+        return len(asked) == 5
+
+    assert not train(job, run_id="run", device="cpu", stop=told)
+    assert len(asked) == 5
+    assert not journal(job, "step")
+    assert train(job, run_id="run", device="cpu")
 
 
 def test_what_is_streamed_cannot_lie_there() -> None:

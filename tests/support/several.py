@@ -17,7 +17,7 @@ from model.launcher import environment, meeting_point
 from model.ranks import Ranks
 
 _fork_server = multiprocessing.get_context("forkserver")
-_fork_server.set_forkserver_preload([__name__, "model.train"])
+_fork_server.set_forkserver_preload(["model.train"])
 
 
 def in_ranks(count: int, work: Callable[[Ranks], Any]) -> list[Any]:

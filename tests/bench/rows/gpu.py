@@ -42,6 +42,7 @@ def on(
     device: torch.device, folder: Path, steps: int = _STEPS, batch: int = _BATCH
 ) -> Iterator[Row]:
     """The rows on that device, each of so many steps."""
+    torch.backends.cudnn.benchmark = True  # as `train` has it, and torchvision's reference
     archive, dataset = photos(folder)
     resnet = named("voc-resnet-unet").override(
         {**AUGMENTED, "image_size": Size(256, 256), "batch_size": batch, "loss": "cross_entropy"}
