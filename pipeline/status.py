@@ -17,8 +17,6 @@ from infra.stores import Store
 from pipeline.console import harmless
 from pipeline.pruned import Pruned, pruned
 from pipeline.run_record import RunRecord, WrittenState, recorded_run
-from pipeline.sweep import Comparison, compare
-from pipeline.tables import print_sweep
 
 _SILENT_AFTER = 120.0  # seconds without a beat after which agent and controller are taken for dead
 _SILENT_AT_LEAST = 12 * 3600.0  # the same where nothing ever beat
@@ -73,9 +71,16 @@ def one_run(store: Store, run_id: str) -> dict[str, Any]:
         "checkpoints": checkpoints,
         "pruned": gone.model_dump(mode="json") if gone else None,
         "dollars": costs.dollars(Clock.from_environment().now()) if costs else None,
-        "comparison": compare(store, record).model_dump(mode="json") if record.trials else None,
+        "comparison": _comparison(store, record) if record.trials else None,
         "costs_still": [intent.model_dump(mode="json") for intent in still],
     }
+
+
+def _comparison(store: Store, record: RunRecord) -> dict[str, Any]:
+    """How the settings of a sweep compare; no other run's status needs what it takes to know."""
+    from pipeline.sweep import compare
+
+    return compare(store, record).model_dump(mode="json")
 
 
 def current_state(store: Store, record: RunRecord) -> State:
@@ -128,6 +133,9 @@ def print_one(run: dict[str, Any], *, as_json: bool) -> None:
         show(f"checkpoint  of step {step}: voc-train fetch {run['run_id']}")
     _print_cost(run, show)
     if run["comparison"]:
+        from pipeline.sweep import Comparison
+        from pipeline.tables import print_sweep
+
         print_sweep(Comparison.model_validate(run["comparison"]))
     if run["outcome"]:
         show(f"mIoU {run['outcome']['miou']:.4f}")

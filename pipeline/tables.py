@@ -10,14 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from model.recipe import Recipe, as_typed
-from pipeline.champion import History
 from pipeline.console import harmless
-from pipeline.proofs import Lineage
-from pipeline.provenance import Compared
 from pipeline.run_record import Outcome
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a table shows is there when it is asked for; others need not import it
     from model.evaluate import Score
+    from pipeline.champion import History
+    from pipeline.proofs import Lineage
+    from pipeline.provenance import Compared
     from pipeline.sweep import Comparison
 
 _FIXED = {"name", "summary"}
@@ -40,7 +40,7 @@ def print_outcome(outcome: Outcome) -> None:
     console.print(f"report      {outcome.report}", markup=False)
 
 
-def print_champion(history: History, url: str, last: int) -> None:
+def print_champion(history: "History", url: str, last: int) -> None:
     """The champion, and the latest decisions with what became of them."""
     console = Console(highlight=False, soft_wrap=True)
     if history.champion is None:
@@ -151,7 +151,7 @@ def print_score(score: "Score") -> None:
     )
 
 
-def print_comparison(compared: Sequence[Compared]) -> None:
+def print_comparison(compared: "Sequence[Compared]") -> None:
     """What made a checkpoint, one thing a line, and beside it what is another here."""
     console = Console(highlight=False, soft_wrap=True)
     for one in compared:
@@ -165,7 +165,7 @@ def print_comparison(compared: Sequence[Compared]) -> None:
 _MARKS = {"verified": ("✓", "green"), "missing": ("–", "dim"), "damaged": ("✗", "bold red")}
 
 
-def print_lineage(lineage: Lineage) -> None:
+def print_lineage(lineage: "Lineage") -> None:
     """The chain, and under each link what was looked at: its hash, or what is wrong with it."""
     console = Console(highlight=False, soft_wrap=True)
     for link in lineage.links:
