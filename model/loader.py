@@ -1,7 +1,6 @@
 """Batches for training and validation, as tensors."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,15 +44,12 @@ def normalise(images: Tensor, kind: str) -> Tensor:
     if kind == "per-image":
         deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
         return (images - mean) / deviation.clamp(min=1)  # a photo of one colour has none
-    mean, deviation = _imagenet(images.device)
-    return (images - mean) / deviation
+    return (images - _by_channel(_MEAN, images.device)) / _by_channel(_STD, images.device)
 
 
-@cache  # to copy them to a GPU at every step would wait for it
-def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of a channel in 0..255, each float32 [3, 1, 1]."""
-    mean, deviation = (torch.tensor(each).view(3, 1, 1) * 255 for each in (_MEAN, _STD))
-    return mean.to(device), deviation.to(device)
+def _by_channel(shares: Iterable[float], device: torch.device) -> Tensor:
+    """float32 [3, 1, 1] in 0..255, made where it is wanted: a copy to a GPU would wait for it."""
+    return torch.stack([torch.full((1, 1), share, device=device) for share in shares]) * 255
 
 
 def as_batch(pairs: Iterable[tuple[Image, Image]]) -> Batch:
