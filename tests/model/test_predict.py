@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from checkpoints import describe
 from model import checkpoint
+from model.device import default_threads, usable_cores
 from model.errors import InputError, TrainingError
 from model.images import Image, encode_jpeg, encode_png
 from model.inference import Predictor
@@ -290,6 +291,25 @@ def test_only_a_few_photos_are_in_memory_at_a_time(
     assert len(below(out)) == 40
     assert max(ahead) <= 10  # four that are read, four that wait for a net, and one on each way
     assert max(ahead) >= 1  # and they are read in advance
+
+
+def test_nets_share_the_cores_and_leave_torch_as_it_was(tmp_path: Path) -> None:
+    seen: set[int] = set()
+
+    class Asking(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return ByColour()(images)
+
+    before = default_threads() + 1
+    torch.set_num_threads(before)
+    try:
+        predictor = Predictor.of(Asking(), RECIPE, torch.device("cpu"))
+        predict(predictor, describe(1), [str(put(tmp_path / "a.png"))], tmp_path / "out")
+        assert seen == {max(1, default_threads() // min(4, usable_cores()))}
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(default_threads())
 
 
 def test_a_full_disk_ends_it_and_leaves_nothing_half(disk: Disk, tmp_path: Path) -> None:

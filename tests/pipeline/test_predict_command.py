@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from commands import VocTrain
-from model.device import default_threads
 from model.images import encode_jpeg
 from pipeline.masks import read_mask
 from servers.file_server import FileServer
@@ -60,14 +59,6 @@ def test_a_damaged_photo_is_named_and_fails_the_command(
     assert summary["photos"] == 2
     assert summary["failures"] == 1
     assert summary["failed"] == [f"{photos}/broken.jpg"]
-
-
-def test_it_computes_with_as_many_threads_as_training_does(
-    weights: Path, photos: Path, tmp_path: Path, voc_train: VocTrain
-) -> None:
-    torch.set_num_threads(default_threads() + 1)
-    assert voc_train("predict", weights, photos, "--out", tmp_path / "out").code == 0
-    assert torch.get_num_threads() == default_threads()
 
 
 @pytest.mark.parametrize("wrong", ["checkpoint", "photos", "window"])
