@@ -14,6 +14,8 @@ from model.recipe import Recipe, Size
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
+JITTERED = 0.8  # of the photos change their colours
+
 
 class Augmentation:
     """Resize, crop, turn, flip and recolour at random, the same way for the same seed.
@@ -48,7 +50,7 @@ class Augmentation:
             steps.append(A.VerticalFlip(p=recipe.flip_vertical))
         if recipe.jitter:
             strength = recipe.jitter
-            steps.append(A.ColorJitter(strength, strength, strength, strength / 4, p=0.8))
+            steps.append(A.ColorJitter(strength, strength, strength, strength / 4, p=JITTERED))
         self._steps = A.Compose(steps)
 
     def __call__(self, photo: Image, mask: Image, seed: int) -> tuple[Image, Image]:

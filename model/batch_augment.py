@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.augment import JITTERED
 from model.images import OUTSIDE, Image
 from model.manifest import VOID
 from model.recipe import Recipe, Size
 
 CHANCES = 11  # random numbers that a photo's augmentation takes
-_JITTERED = 0.8  # of the photos
 _GREY = (0.2989, 0.587, 0.114)  # a colour's brightness, as torchvision's rgb_to_grayscale has it
 
 Numbers = npt.NDArray[np.float64]
@@ -63,7 +63,7 @@ class Plan(NamedTuple):
         shift = middle - (turned @ middle[:, :, None])[:, :, 0]
         inverse = np.concatenate([turned, shift[:, :, None]], 2) * (photos / canvas)[:, :, None]
 
-        strength = recipe.jitter * (jittered < _JITTERED)
+        strength = recipe.jitter * (jittered < JITTERED)
         most = np.stack([strength, strength, strength, strength / 4], 1)
         jitter = most * (2 * np.stack(colours, 1) - 1) + (1, 1, 1, 0)
         return cls(window, canvas, shown, inverse, jitter)

@@ -1,6 +1,5 @@
 """Training on a GPU, end to end: against loops as tutorials have them, and its own step alone."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from model.device import usable_cores
+from model.device import default_workers, usable_cores
 from model.job import Job
 from model.loader import Batch, training_batches
 from model.nets import build_net
@@ -22,7 +21,7 @@ from pairs import NotMeasured, Row
 from rows.loader import AUGMENTED, Reference, photos
 
 _STEPS, _BATCH = 100, 32
-_ALIKE = (
+_ROWS = (
     ("GPU training: ResNet34-UNet, 256 px", "torchvision's reference style, smp, bf16", "≥ 3x"),
     ("GPU training: ResNet34-UNet, 256 px", "its own step, nothing loaded", "≤ 1.05x time"),
     ("GPU training: the original U-Net, 480x320", "milesial's style, AMP", "≥ 2x"),
@@ -34,7 +33,7 @@ def rows(folder: Path) -> Iterator[Row | NotMeasured]:
     if torch.cuda.is_available():
         yield from on(torch.device("cuda"), folder)
         return
-    for what, against, target in _ALIKE:
+    for what, against, target in _ROWS:
         yield NotMeasured(what, against, target, "needs a GPU")
 
 
@@ -53,12 +52,12 @@ def on(
     ours, alone, job = _ours(folder / "resnet", dataset, resnet, device, steps)
     theirs = smp.Unet("resnet34", encoder_weights=None, classes=len(job.origin.classes))
     style = _plainly(theirs, archive, job, torch.bfloat16, steps)
-    yield Row(*_ALIKE[0][:2], "times as fast", 3, ours, style)
-    yield Row(*_ALIKE[1][:2], "of the time", 1.05, ours, alone)
+    yield Row(*_ROWS[0][:2], "times as fast", 3, ours, style)
+    yield Row(*_ROWS[1][:2], "of the time", 1.05, ours, alone)
     ours, _, job = _ours(folder / "unet", dataset, unet, device, steps)
     theirs = build_net(unet, len(job.origin.classes))
     style = _plainly(theirs, archive, job, torch.float16, steps)
-    yield Row(*_ALIKE[2][:2], "times as fast", 2, ours, style)
+    yield Row(*_ROWS[2][:2], "times as fast", 2, ours, style)
 
 
 def _ours(
@@ -71,8 +70,7 @@ def _ours(
     job = Job.open(folder, "bench", device.type)
     state = TrainingState.initial(job)
     state.net.train()
-    workers = min(8, usable_cores() - 1)
-    loaded = training_batches(job.train, job.recipe, job.order, workers, device=device)
+    loaded = training_batches(job.train, job.recipe, job.order, default_workers(), device=device)
     one = next(loaded)
 
     def run(batches: Iterable[Batch]) -> None:
@@ -89,7 +87,7 @@ def _plainly(
     """Pillow and torchvision on all cores; autocast, AdamW, and the loss looked at every step."""
     loader = DataLoader(
         Reference(archive, job.train, job.recipe), job.order.batch_size, shuffle=True,
-        num_workers=len(os.sched_getaffinity(0)), drop_last=True, pin_memory=True,
+        num_workers=usable_cores(), drop_last=True, pin_memory=True,
         persistent_workers=True,
     )  # fmt: skip
     net = net.to(job.device).train()
