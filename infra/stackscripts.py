@@ -15,7 +15,6 @@ from infra.provider import Kind, Provider, ScriptOrder, Thing
 
 # What a job imports there; what these need in turn is found out.
 TRAINER = (
-    "albumentations",
     "filelock",
     "numpy",
     "obstore",

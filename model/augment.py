@@ -1,66 +1,87 @@
-"""Augmentation of a photo and its mask; the one file that knows albumentations."""
+"""Augmentation: what becomes of each photo of a batch, by random numbers of its own.
 
-import math
-import os
-import random
+A photo is resized, turned, cut out, flipped and recoloured. The numbers come from (seed, epoch,
+sample id); what they mean is worked out here, once, and done by OpenCV in a loader process
+(`model/augment_photo.py`) or by tensor operations on a GPU (`model/augment_batch.py`). The geometry
+of a photo is one affine map, so its pixels are interpolated once, and only where they are seen.
+What lies outside the photo is void: it is trained on by nobody.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from model.images import OUTSIDE, Image, resized_mask, resized_photo
-from model.manifest import VOID
+from model.images import Image, resized_mask, resized_photo
+from model.order import Draw, augmentation_seed, drawn_factor
 from model.recipe import Recipe, Size
 
-# albumentations asks the network for newer versions when it is imported, unless told not to.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A
+CHANCES = 11  # random numbers that a photo's augmentation takes
+_JITTERED = 0.8  # of the photos change their colours
+UNCHANGED = (1, 1, 1, 0)  # brightness, contrast, saturation and hue of the rest
 
-JITTERED = 0.8  # of the photos change their colours
+Numbers = npt.NDArray[np.float64]
+Sizes = npt.NDArray[np.int64]
 
 
-class Augmentation:
-    """Resize, crop, turn, flip and recolour at random, the same way for the same seed.
+class Plan(NamedTuple):
+    """What becomes of N photos, worked out on the host: `window` is what they come out as.
 
-    What lies outside the photo is void: it is trained on by nobody.
+    `canvas` is a photo after resizing, turned about its middle; `shown` says which pixel of the
+    canvas a pixel of the window is, along each axis by a factor of 1 or -1 and a shift.
     """
 
-    def __init__(self, recipe: Recipe, size: Size | None = None) -> None:
-        """`size` is what comes out, the recipe's image size if not given; `fit` "pad" has none."""
-        self._recipe = recipe.model_copy(update={"image_size": size or recipe.image_size})
-        height, width = self._recipe.image_size
-        low, high = recipe.scale
-        steps: list[A.BasicTransform] = []
-        if (low, high) != (1, 1):
-            # Something must be left of the smallest photo.
-            least = math.ceil(1 / low) + 1
-            steps.append(
-                A.PadIfNeeded(least, least, fill=OUTSIDE, fill_mask=VOID, border_mode=0, p=1)
-            )
-            steps.append(A.RandomScale(scale_limit=(low - 1, high - 1), p=1))
-        if recipe.rotate:
-            steps.append(
-                A.Rotate(limit=recipe.rotate, fill=OUTSIDE, fill_mask=VOID, border_mode=0, p=1)
-            )
-        if recipe.fit != "pad":
-            steps.append(
-                A.PadIfNeeded(height, width, fill=OUTSIDE, fill_mask=VOID, border_mode=0, p=1)
-            )
-            steps.append(A.RandomCrop(height, width, p=1))
-        steps.append(A.HorizontalFlip(p=recipe.flip))
-        if recipe.flip_vertical:
-            steps.append(A.VerticalFlip(p=recipe.flip_vertical))
-        if recipe.jitter:
-            strength = recipe.jitter
-            steps.append(A.ColorJitter(strength, strength, strength, strength / 4, p=JITTERED))
-        self._steps = A.Compose(steps)
+    window: Size
+    canvas: Numbers  # [N, 2] height and width
+    shown: Numbers  # [N, 2, 2] of each axis, y first: factor and shift
+    inverse: Numbers  # [N, 2, 3] from (y, x) on the canvas to (y, x) in the photo
+    jitter: Numbers  # [N, 4] brightness, contrast, saturation; hue in turns
 
-    def __call__(self, photo: Image, mask: Image, seed: int) -> tuple[Image, Image]:
-        """Augment uint8 [H, W, 3] and uint8 [H, W]."""
-        photo, mask = as_seen(photo, mask, self._recipe)
-        # One stream for all steps. `set_random_seed` would start every step at the same number, and
-        # scale, angle, position and flip would all say the same.
-        self._steps.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        done = self._steps(image=photo, mask=mask)
-        return done["image"], done["mask"]
+    @classmethod
+    def of(cls, recipe: Recipe, photos: Sizes, chances: Numbers) -> Self:
+        """Of photos of these heights and widths, [N, 2]; `chances` is [N, CHANCES]."""
+        scale, angle, top, left, flip, flip_vertical, jittered, *colours = chances.T
+        seen, size = sizes_seen(photos, recipe), recipe.image_size
+        low, high = recipe.scale
+        canvas = np.maximum(1, np.round(seen * (low + (high - low) * scale)[:, None]))
+        padded = recipe.fit == "pad"
+        window = Size(*canvas.max(axis=0).astype(int).tolist()) if padded else size
+        room = canvas - window
+        places = np.where(room >= 0, np.floor(np.stack([top, left], 1) * (room + 1)), -(-room // 2))
+        if padded:  # on the right and at the bottom
+            places = np.zeros_like(room)
+        flipped = np.stack([flip_vertical < recipe.flip_vertical, flip < recipe.flip], 1)
+        far = canvas if padded else np.array(window)
+        shown = np.stack([np.where(flipped, -1, 1), places + np.where(flipped, far, 0)], 2)
+
+        turn = np.radians(recipe.rotate * (2 * angle - 1))
+        cos, sin = np.cos(turn), np.sin(turn)
+        turned = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
+        middle = canvas / 2
+        shift = middle - (turned @ middle[:, :, None])[:, :, 0]
+        inverse = np.concatenate([turned, shift[:, :, None]], 2) * (photos / canvas)[:, :, None]
+
+        strength = recipe.jitter * (jittered < _JITTERED)
+        most = np.stack([strength, strength, strength, strength / 4], 1)
+        jitter = most * (2 * np.stack(colours, 1) - 1) + UNCHANGED
+        return cls(window, canvas, shown, inverse, jitter)
+
+
+def batch_recipe(recipe: Recipe, draws: Sequence[Draw]) -> Recipe:
+    """The recipe at the image size of the batch of these draws, which is one of its scales."""
+    return recipe.scaled(drawn_factor(recipe.seed, draws[0], recipe.multi_scale or (1.0,)))
+
+
+def drawn_chances(seed: int, draws: Sequence[Draw], ids: Sequence[str]) -> Numbers:
+    """[N, CHANCES] uniform in [0, 1): of each draw its own, whoever is beside it in the batch."""
+    seeds = (augmentation_seed(seed, draw.epoch, id) for draw, id in zip(draws, ids, strict=True))
+    return np.array([np.random.default_rng(own).random(CHANCES) for own in seeds])
+
+
+def sizes_seen(sizes: Sizes, recipe: Recipe) -> Sizes:
+    """Height and width at which the net sees photos of these sizes, [photos, 2]."""
+    return np.array([recipe.seen_size(Size(*size)) for size in sizes.tolist()]).reshape(-1, 2)
 
 
 def as_seen(photo: Image, mask: Image, recipe: Recipe) -> tuple[Image, Image]:

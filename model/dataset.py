@@ -71,6 +71,8 @@ class Dataset:
         self.split = split
         # The shard of each sample, int64 [samples], ascending as shards are written one by one.
         self.shards = np.array([sample.shard for sample in self.samples])
+        # Height and width of each photo, int64 [samples, 2].
+        self.sizes = np.array([(sample.height, sample.width) for sample in self.samples])
         self.stream = stream
         self._asks = asks
         needed = [] if stream else np.unique(self.shards).tolist()
@@ -86,7 +88,13 @@ class Dataset:
         """Decode one sample; InputError names it when it cannot be decoded."""
         sample = self.samples[position]
         photo, mask = self._read(sample)
-        return Labelled(sample.id, decode_photo(photo, sample.id), decode_mask(mask, sample.id))
+        found = Labelled(sample.id, decode_photo(photo, sample.id), decode_mask(mask, sample.id))
+        size = sample.height, sample.width
+        if found.photo.shape != (*size, 3) or found.mask.shape != size:
+            raise InputError(
+                f"{sample.id} is not of the size that the dataset's index says; build it again."
+            )
+        return found
 
     def _read(self, sample: Sample) -> tuple[bytes, bytes]:
         if self.stream is None:

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from model.augment import Augmentation
+from model.augment import Plan, batch_recipe, drawn_chances
+from model.augment_photo import augmented
 from model.dataset import Dataset
-from model.device import usable_cores
+from model.decoded import Decoded
+from model.device import free_memory, usable_cores
 from model.errors import InputError
-from model.images import OUTSIDE, Image
-from model.manifest import VOID
-from model.order import BatchOrder, Draw, WindowedOrder, augmentation_seed, drawn_factor
+from model.order import BatchOrder, Draw, WindowedOrder
 from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
 from model.resident import Resident, shall_be_resident
@@ -25,6 +24,7 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 _CPU = torch.device("cpu")
+_SHARE = 4  # of the free memory one part may hold decoded photos
 
 
 class Batch(NamedTuple):
@@ -52,47 +52,30 @@ def _by_channel(shares: Iterable[float], device: torch.device) -> Tensor:
     return torch.stack([torch.full((1, 1), share, device=device) for share in shares]) * 255
 
 
-def as_batch(pairs: Iterable[tuple[Image, Image]]) -> Batch:
-    """Stack photos uint8 [H, W, 3] and masks uint8 [H, W].
-
-    Those that are smaller than the largest are padded on the right and at the bottom; the mask with
-    void, which neither loss nor metric counts.
-    """
-    photos, masks = zip(*pairs, strict=True)
-    height, width = (max(mask.shape[side] for mask in masks) for side in (0, 1))
-    images = np.full((len(masks), height, width, 3), OUTSIDE, np.uint8)
-    targets = np.full((len(masks), height, width), VOID, np.uint8)
-    for i, (photo, mask) in enumerate(zip(photos, masks, strict=True)):
-        images[i, : mask.shape[0], : mask.shape[1]] = photo
-        targets[i, : mask.shape[0], : mask.shape[1]] = mask
-    return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets))
-
-
 class _Batches(TorchDataset[Batch | InputError]):
     """Augmented batches, or a rank's parts of them, looked up by the draws of the whole."""
 
     def __init__(self, data: Dataset, recipe: Recipe, ranks: Ranks) -> None:
-        self._data = data
+        self._ids = [sample.id for sample in data.samples]
         self._recipe = recipe
         self._ranks = ranks
-        self._augmentations = {
-            factor: Augmentation(recipe, recipe.image_size.scaled(factor))
-            for factor in recipe.multi_scale or (1.0,)
+        factors = recipe.multi_scale or (1.0,)
+        room = free_memory() // _SHARE // ranks.world // len(factors)
+        self._decoded = {
+            at.image_size: Decoded(data, at, room) for at in map(recipe.scaled, factors)
         }
 
     def __getitem__(self, draws: list[Draw]) -> Batch | InputError:
-        seed, factors = self._recipe.seed, tuple(self._augmentations)
-        augment = self._augmentations[drawn_factor(seed, draws[0], factors)]
-
-        def augmented(draw: Draw) -> tuple[Image, Image]:
-            sample = self._data[draw.position]
-            own_seed = augmentation_seed(seed, draw.epoch, sample.id)
-            return augment(sample.photo, sample.mask, own_seed)
-
+        recipe, part = batch_recipe(self._recipe, draws), self._ranks.part(draws)
+        decoded = self._decoded[recipe.image_size]
+        positions = [draw.position for draw in part]
+        chances = drawn_chances(recipe.seed, part, [self._ids[position] for position in positions])
+        plan = Plan.of(recipe, decoded.sizes[positions], chances)
         try:
-            return as_batch(map(augmented, self._ranks.part(draws)))
+            images, targets = augmented((decoded[position] for position in positions), plan)
         except InputError as error:
             return error  # raised in a worker it would come back as a traceback in a string
+        return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(targets))
 
 
 def training_batches(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless")
+_LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless")
 
 
 class Provenance(BaseModel):

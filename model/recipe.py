@@ -192,9 +192,9 @@ class Recipe(BaseModel):
 
     augment_on: Literal["auto", "loader", "device"] = Field(
         "auto",
-        description="loader: photos are decoded and augmented by processes, anew every epoch; "
-        "device: decoded once, they lie on the device and are augmented there; auto: so on a "
-        "GPU, where they take no more than 4 GiB",
+        description="loader: photos are augmented by processes; device: they lie on the device, "
+        "decoded, and are augmented there, by the same numbers; auto: so on a GPU, where they take "
+        "no more than 4 GiB",
     )
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -275,6 +275,10 @@ class Recipe(BaseModel):
             case "pad":
                 height, width = self.image_size
                 return photo.scaled(min(1.0, height / photo.height, width / photo.width))
+
+    def scaled(self, factor: float) -> Self:
+        """This recipe at an image size so many times its own."""
+        return self.model_copy(update={"image_size": self.image_size.scaled(factor)})
 
     def decisive(self) -> dict[str, Any]:
         """Every setting as JSON has it, but those that decide nothing of what is learned."""

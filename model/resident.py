@@ -1,24 +1,20 @@
 """A split that lies decoded on the device, where whole batches are cut out of it.
 
-What is the same in every epoch is done once: decoding, and shrinking to what the net sees. The
-random numbers of a photo's augmentation come from (seed, epoch, sample id) as those of the loader's
-do, and are of the same distributions (`model/augment.py`); but they are other numbers, so it counts
-as another augmentation, and a recipe says which it wants.
+What is the same in every epoch is done once: decoding, and shrinking to what the net sees.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.augment import as_seen
-from model.batch_augment import CHANCES, NOWHERE, Plan, packed, sampled
+from model.augment import Plan, as_seen, batch_recipe, drawn_chances, sizes_seen
+from model.augment_batch import NOWHERE, packed, sampled
 from model.dataset import Dataset
-from model.order import Draw, augmentation_seed, drawn_factor
-from model.recipe import Recipe, Size
+from model.order import Draw
+from model.recipe import Recipe
 
 _PIXEL = 4  # bytes: red, green, blue, class
 # That it may take where the recipe leaves it open: a quarter of the smallest GPUs that are rented.
@@ -35,19 +31,12 @@ def shall_be_resident(data: Dataset, recipe: Recipe, device: torch.device) -> bo
     resized = recipe.fit != "crop" and len(set(recipe.multi_scale)) > 1
     if data.stream or resized or device.type != "cuda":
         return False
-    return _PIXEL * int(_sizes(data, _at_largest(recipe)).prod(axis=1).sum()) <= _MOST
+    return _PIXEL * int(sizes_seen(data.sizes, _at_largest(recipe)).prod(axis=1).sum()) <= _MOST
 
 
 def _at_largest(recipe: Recipe) -> Recipe:
     """The recipe at the largest of its sizes."""
-    size = recipe.image_size.scaled(max(recipe.multi_scale, default=1.0))
-    return recipe.model_copy(update={"image_size": size})
-
-
-def _sizes(data: Dataset, recipe: Recipe) -> npt.NDArray[np.int64]:
-    """Height and width at which the net sees each photo, [photos, 2]."""
-    own = (Size(sample.height, sample.width) for sample in data.samples)
-    return np.array([recipe.seen_size(size) for size in own])
+    return recipe.scaled(max(recipe.multi_scale, default=1.0))
 
 
 class Resident:
@@ -74,7 +63,7 @@ class Resident:
 
         self._recipe = recipe
         self._ids = [sample.id for sample in data.samples]
-        self._sizes = _sizes(data, largest)
+        self._sizes = sizes_seen(data.sizes, largest)
         areas = self._sizes.prod(axis=1)
         lasts = np.cumsum(areas)
         self._firsts = lasts - areas
@@ -91,14 +80,9 @@ class Resident:
 
         It is a rank's part of the batch `whole`, or all of it.
         """
-        recipe = self._recipe
-        factor = drawn_factor(recipe.seed, whole[0], recipe.multi_scale or (1.0,))
+        recipe = batch_recipe(self._recipe, whole)
         positions = [draw.position for draw in part]
-        chances = np.array([self._chances(draw) for draw in part])
+        chances = drawn_chances(recipe.seed, part, [self._ids[position] for position in positions])
         photos = self._sizes[positions]
-        plan = Plan.of(recipe, recipe.image_size.scaled(factor), photos, chances)
+        plan = Plan.of(recipe, photos, chances)
         return sampled(self._pixels, self._firsts[positions], photos, plan)
-
-    def _chances(self, draw: Draw) -> npt.NDArray[np.float64]:
-        seed = augmentation_seed(self._recipe.seed, draw.epoch, self._ids[draw.position])
-        return np.random.default_rng(seed).random(CHANCES)

@@ -69,10 +69,11 @@ def plain_name(name: str) -> str:
     """Return a member's name without `.` and empty parts; ValueError says what is wrong with it."""
     if len(name) > _MAX_NAME:
         raise ValueError(f"is longer than {_MAX_NAME} characters")
-    if any("\ud800" <= character <= "\udfff" for character in name):
+    unusual = "" if name.isascii() and name.isprintable() else name  # most names are not
+    if any("\ud800" <= character <= "\udfff" for character in unusual):
         raise ValueError("is not UTF-8")
     # Such a name would be shown on a terminal. Spaces of every kind are harmless there.
-    if "\\" in name or any(unicodedata.category(letter) in _UNSEEN for letter in name):
+    if "\\" in name or any(unicodedata.category(letter) in _UNSEEN for letter in unusual):
         raise ValueError("contains a backslash, or an invisible or control character")
     if name.startswith("/") or name[1:2] == ":":
         raise ValueError("is an absolute path")

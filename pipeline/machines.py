@@ -25,7 +25,7 @@ from pipeline.tenancy import KEY, Workplace, secrets_for, tenancy
 
 T = TypeVar("T")
 # What the agent and the trainer import on a host that we did not set up.
-_PACKAGES = ("torch", "torchvision", "albumentations", "obstore", "pydantic", "wandb", "filelock")
+_PACKAGES = ("torch", "torchvision", "cv2", "obstore", "pydantic", "wandb", "filelock")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ _UPRIGHT: dict[object, Transpose] = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+_JPEG_END, _PLAIN = b"\xff\xd9", ("RGB", "L")
 _PNG_FIRST, _PNG_BITS = slice(12, 16), 24  # a PNG's first chunk; the bits of a sample in IHDR
 _PNG_SPREAD = {2: 85, 4: 17}  # Pillow spreads grey samples of so many bits over 0 to 255
 _UNKNOWN = 254  # no class has it: there are at most 254
@@ -116,7 +117,7 @@ def _mapped(mask: Image, values: tuple[int, ...], name: str) -> Image:
 
 
 def read_photo(data: bytes, size: tuple[int, int], name: str, max_pixels: float) -> bytes:
-    """Check a photo, and return bytes that decode to RGB of `size` (height, width).
+    """Check a photo, and return bytes that decode to RGB of `size` (height, width), if at all.
 
     An ordinary JPEG is returned as it is; its EXIF no longer counts, as the loader ignores it. A
     photo that EXIF turns is turned into place if that is how it fits its mask. A turned photo, and
@@ -135,7 +136,7 @@ def read_photo(data: bytes, size: tuple[int, int], name: str, max_pixels: float)
             f"{name} is {upright.width}x{upright.height} pixels, but its mask is {width}x{height}; "
             "they must have the same size. Mend one of them, or take both out."
         )
-    if picture.format != "PNG" and picture.mode in ("RGB", "L"):
+    if picture.format != "PNG" and picture.mode in _PLAIN:
         return data
     return encode_png(_rgb(picture))
 
@@ -149,6 +150,15 @@ def fit(photo: Image, mask: Image, max_side: int) -> tuple[bytes, Image]:
     share = max_side / max(height, width)
     size = max(1, round(height * share)), max(1, round(width * share))
     return encode_jpeg(resized_photo(photo, *size)), resized_mask(mask, *size)
+
+
+def _is_plain(picture: PIL.Image.Image) -> bool:
+    """Whether it is a JPEG that is left as it is.
+
+    One with its end mark is whole, as far as Pillow asks. Whoever decodes it sees what else is
+    wrong, so it need not be decoded here as well.
+    """
+    return picture.format == "JPEG" and picture.mode in _PLAIN and _turn(picture) is None
 
 
 def _turn(picture: PIL.Image.Image) -> Transpose | None:
@@ -180,7 +190,8 @@ def _open(data: bytes, name: str, formats: tuple[str, ...], max_pixels: float) -
             )
         if picture.format == "PNG" and data[_PNG_FIRST] != b"IHDR":
             raise OSError("its header does not come first")
-        picture.load()
+        if not _is_plain(picture) or not data.rstrip(b"\0").endswith(_JPEG_END):
+            picture.load()
     except (InputError, MemoryError):
         raise
     except PIL.Image.DecompressionBombError:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.stores import Store
 from model.errors import InputError
-from model.images import decode_mask, decode_photo, encode_mask, sample_digest
+from model.images import decode_photo, encode_mask, sample_digest
 from model.indexed_tar import TarReader, TarWriter
 from model.manifest import Sample, Shard
 from pipeline.archive import Archive, local_tar, must_be_unchanged
@@ -182,8 +182,7 @@ class Shards:
         if self.max_side and max(size) > self.max_side:
             photo, mask = fit(decode_photo(photo, name), mask, self.max_side)
             size = mask.shape[0], mask.shape[1]
-        mask_png = encode_mask(mask)
-        # What the loader will return, by the loader's own decoders.
+        # What the loader will return, by the loader's own decoder.
         returned = decode_photo(photo, name)
         if returned.shape[:2] != size:
             raise InputError(f"{name} decodes to another size than its header says; replace it.")
@@ -191,9 +190,9 @@ class Shards:
             pair,
             photo,
             "png" if photo.startswith(b"\x89PNG") else "jpg",
-            mask_png,
+            encode_mask(mask),
             size,
-            sample_digest(pair.id, returned, decode_mask(mask_png, name)),
+            sample_digest(pair.id, returned, mask),
             np.bincount(mask.ravel(), minlength=256),
         )
 

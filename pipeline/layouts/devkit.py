@@ -81,9 +81,10 @@ def _stems(
     members: dict[str, Member], folder: str, suffixes: tuple[str, ...]
 ) -> Iterator[tuple[str, Member]]:
     for name, member in members.items():
-        path = PurePosixPath(name)
-        if name.startswith(folder) and path.suffix.lower() in suffixes:
-            yield name[len(folder) : -len(path.suffix)], member
+        if name.startswith(folder):
+            suffix = PurePosixPath(name).suffix
+            if suffix.lower() in suffixes:
+                yield name[len(folder) : -len(suffix)], member
 
 
 def _read_list(data: bytes, called: str) -> Iterator[str]:

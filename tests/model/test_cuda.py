@@ -10,10 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 from model import checkpoint, failures
 from model.evaluate import evaluate_checkpoint
 from model.job import Job
-from model.loader import as_batch, training_batches
+from model.loader import training_batches
 from model.state import TrainingState
 from model.train import train, training_step
-from tiny import journal, labelled, write_job
+from tiny import batch_of, journal, labelled, write_job
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -49,7 +49,7 @@ def test_it_learns_and_the_cpu_scores_it_alike(
 
 def test_stopped_and_gone_on_it_has_scaler_and_average_again(tmp_path: Path) -> None:
     job, state = opened(tmp_path / "job", precision="fp16", ema=0.9)
-    batch = as_batch([labelled(i, 16, 16) for i in range(4)])
+    batch = batch_of([labelled(i, 16, 16) for i in range(4)])
     for _ in range(3):
         training_step(job, state, batch)
     saved = state.state_dict()
@@ -99,7 +99,7 @@ def test_nobody_waits_in_a_step(tmp_path: Path, precision: str) -> None:
 
 
 def test_a_compiled_step_is_the_step(tmp_path: Path) -> None:
-    batch = as_batch([labelled(i, 16, 16) for i in range(4)])
+    batch = batch_of([labelled(i, 16, 16) for i in range(4)])
     losses = []
     for compiled in (False, True):
         job, state = opened(tmp_path / str(compiled), compile=compiled, precision="fp32")

@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from model.dataset import Dataset
 from model.errors import InputError
-from model.images import OUTSIDE
-from model.loader import Batch, as_batch, normalise, training_batches
+from model.loader import Batch, normalise, training_batches
 from model.manifest import VOID
 from model.order import BatchOrder
-from tiny import RECIPE, labelled, write_dataset
+from tiny import RECIPE, write_dataset
 
 
 def batches(folder: Path, workers: int, *, start: int = 0, **settings: object) -> list[Batch]:
@@ -49,6 +47,15 @@ def test_workers_change_nothing(dataset: Path) -> None:
     assert equal(batches(dataset, 0), batches(dataset, 2))
 
 
+def test_what_is_kept_in_memory_changes_nothing(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"multi_scale": (0.5, 1), "fit": "resize", "epochs": 3}
+    kept = batches(dataset, 0, **settings)
+    monkeypatch.setattr("model.loader.free_memory", lambda: 0)
+    assert equal(batches(dataset, 0, **settings), kept)
+
+
 def test_seed_and_epoch_change_everything(dataset: Path) -> None:
     first, other = batches(dataset, 0), batches(dataset, 0, seed=1)
     assert not equal(first, other)
@@ -76,30 +83,6 @@ def test_a_broken_photo_is_named_in_a_sentence(tmp_path: Path, workers: int) -> 
     with pytest.raises(InputError) as caught:
         batches(tmp_path / "d", workers)
     assert str(caught.value) == "The photo of train_005 cannot be decoded; the file is damaged."
-
-
-def test_as_batch_puts_channels_first() -> None:
-    pairs = [labelled(i, 5, 7) for i in range(2)]
-    images, targets = as_batch(pairs)
-    assert images.shape == (2, 3, 5, 7)
-    for i, (photo, mask) in enumerate(pairs):
-        np.testing.assert_array_equal(images[i].permute(1, 2, 0).numpy(), photo)
-        np.testing.assert_array_equal(targets[i].numpy(), mask)
-
-
-def test_smaller_photos_are_padded_with_void() -> None:
-    pairs = [labelled(0, 5, 9), labelled(1, 7, 3)]
-    images, targets = as_batch(pairs)
-    assert images.shape == (2, 3, 7, 9)
-    for i, (photo, mask) in enumerate(pairs):
-        height, width = mask.shape
-        inside = images[i, :, :height, :width].permute(1, 2, 0).numpy()
-        np.testing.assert_array_equal(inside, photo)
-        np.testing.assert_array_equal(targets[i, :height, :width].numpy(), mask)
-        assert int((targets[i] != VOID).sum()) == int((mask != VOID).sum())
-        outside = torch.tensor(OUTSIDE, dtype=torch.uint8)[:, None, None].expand(3, 7, 9).clone()
-        outside[:, :height, :width] = images[i, :, :height, :width]
-        assert torch.equal(images[i], outside)
 
 
 def test_photos_of_different_size_share_a_batch(dataset: Path) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.batch_augment import CHANCES, Plan, sampled
+from model.augment import CHANCES, Plan
+from model.augment_batch import sampled
 from model.job import Job
 from model.loader import Batch
 from model.loss_terms import LOSS_TERMS
@@ -48,7 +49,7 @@ def test_a_training_step(tmp_path: Path, settings: dict[str, Any]) -> None:
 def test_augmentation_on_the_device(fit: str) -> None:
     recipe = RECIPE.override({"fit": fit, "jitter": 0.5})
     sizes = np.array([(20, 30), (7, 9)])
-    plan = Plan.of(recipe, recipe.image_size, sizes, np.full((2, CHANCES), 0.7))
+    plan = Plan.of(recipe, sizes, np.full((2, CHANCES), 0.7))
     pixels = torch.empty(664, dtype=torch.int32, device=NO_VALUES)
     images, targets = sampled(pixels, np.array([0, 600]), sizes, plan)
     assert images.device == targets.device == NO_VALUES

@@ -22,7 +22,7 @@ from model.errors import InputError
 from model.evaluate import evaluate_checkpoint
 from model.images import Image
 from model.job import Job, shared_by
-from model.loader import as_batch, training_batches
+from model.loader import training_batches
 from model.manifest import VOID
 from model.order import BatchOrder
 from model.ranks import Ranks
@@ -30,6 +30,7 @@ from model.state import TrainingState
 from model.train import STOPPED, train, training_step
 from several import in_ranks
 from tiny import (
+    batch_of,
     journal,
     labelled,
     run_main,
@@ -197,7 +198,7 @@ def test_stopped_and_resumed_they_equal_never_stopped(tmp_path: Path, stop: int,
 
 def test_each_has_random_numbers_of_its_own_at_every_step(tmp_path: Path) -> None:
     job = write_job(tmp_path / "job")
-    batch = as_batch([labelled(i, 16, 16) for i in range(2)])
+    batch = batch_of([labelled(i, 16, 16) for i in range(2)])
 
     def drawn(ranks: Ranks) -> list[float]:
         opened = Job.open(job, "run", "cpu", ranks)

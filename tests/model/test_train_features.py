@@ -13,12 +13,11 @@ from model.dataset import Dataset
 from model.errors import InputError, TrainingError
 from model.job import Job
 from model.journal import Journal
-from model.loader import as_batch
 from model.recipe import Recipe
 from model.saver import Saver
 from model.state import TrainingState
 from model.train import Training, train, training_step
-from tiny import journal, labelled, steps, weights_digest, write_job
+from tiny import batch_of, journal, labelled, steps, weights_digest, write_job
 
 
 def opened(tmp_path: Path, **settings: Any) -> tuple[Job, TrainingState]:
@@ -46,7 +45,7 @@ def without_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("parts", [2, 3, 4, 9])
 def test_a_step_in_parts_is_the_step(tmp_path: Path, parts: int) -> None:
     settings = {"loss": "cross_entropy", "momentum": 0.0, "optimiser": "sgd", "lr": 0.1}
-    batch = as_batch([labelled(i, 16, 16) for i in range(4)])  # equally many pixels count in each
+    batch = batch_of([labelled(i, 16, 16) for i in range(4)])  # equally many pixels count in each
     done = []
     for accumulate in (1, parts):
         job, state = opened(tmp_path / str(accumulate), accumulate=accumulate, **settings)
@@ -63,7 +62,7 @@ def test_clipping_bounds_the_step(tmp_path: Path, clip: float | None) -> None:
     settings = {"clip": clip, "optimiser": "sgd", "momentum": 0.0, "weight_decay": 0, "lr": 1.0}
     job, state = opened(tmp_path, schedule="constant", warm_up=0, **settings)
     before = weights(state)
-    training_step(job, state, as_batch([labelled(i, 16, 16) for i in range(4)]))
+    training_step(job, state, batch_of([labelled(i, 16, 16) for i in range(4)]))
     moved = [(w - before[n]).flatten() for n, w in state.net.named_parameters()]
     length = float(torch.cat(moved).detach().norm())
     assert (length == pytest.approx(0.01, rel=1e-3)) == (clip is not None)
@@ -71,7 +70,7 @@ def test_clipping_bounds_the_step(tmp_path: Path, clip: float | None) -> None:
 
 def test_averaged_weights_are_those_that_are_scored_and_kept(tmp_path: Path) -> None:
     job, state = opened(tmp_path, ema=0.75)
-    batch = as_batch([labelled(i, 16, 16) for i in range(4)])
+    batch = batch_of([labelled(i, 16, 16) for i in range(4)])
     name = "head.weight"
     wanted = None
     for _ in range(4):
@@ -127,7 +126,7 @@ def test_a_kill_between_two_epochs_costs_only_what_came_after(tmp_path: Path) ->
 
 def test_what_is_saved_is_the_state_when_it_was_asked_for(tmp_path: Path) -> None:
     job, state = opened(tmp_path, ema=0.5)
-    batch = as_batch([labelled(i, 16, 16) for i in range(4)])
+    batch = batch_of([labelled(i, 16, 16) for i in range(4)])
     training_step(job, state, batch)
     wanted = checkpoint.weights_digest(state.state_dict()["net"])
     with Saver(job.out / "checkpoints") as saver:
@@ -145,7 +144,7 @@ def test_compiled_it_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     losses = []
     for compiled in (False, True):
         job, state = opened(tmp_path / str(compiled), compile=compiled)
-        batch = as_batch([labelled(i, 16, 16) for i in range(4)])
+        batch = batch_of([labelled(i, 16, 16) for i in range(4)])
         losses.append([float(training_step(job, state, batch)) for _ in range(3)])
         assert (state.forward is state.net) != compiled
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from model import checkpoint
 from model.images import Image, encode_mask, encode_png, sample_digest
 from model.indexed_tar import TarWriter
+from model.loader import Batch
 from model.manifest import VOID, Manifest, Sample, Shard
 from model.recipe import Recipe
 from model.train import main
@@ -45,6 +48,12 @@ def labelled(position: int, height: int, width: int) -> tuple[Image, Image]:
     photo = COLOURS[mask] + random.integers(0, 30, (height, width, 1), np.uint8)
     mask[0] = VOID
     return photo, mask
+
+
+def batch_of(pairs: Sequence[tuple[Image, Image]]) -> Batch:
+    """Photos and masks of one size, as they are."""
+    photos, masks = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+    return Batch(torch.from_numpy(photos).permute(0, 3, 1, 2), torch.from_numpy(masks))
 
 
 def write_dataset(

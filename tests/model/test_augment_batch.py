@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from model.augment import Augmentation
-from model.batch_augment import CHANCES, NOWHERE, Plan, packed, recoloured, sampled
+from model.augment import CHANCES, Plan, as_seen
+from model.augment_batch import NOWHERE, packed, recoloured, sampled
+from model.augment_photo import augmented
 from model.images import OUTSIDE, Image
-from model.loader import as_batch
 from model.manifest import VOID
-from model.recipe import Recipe, Size
+from model.recipe import Recipe
 from tiny import RECIPE, labelled
 
 PLAIN: dict[str, Any] = {"jitter": 0, "rotate": 0, "scale": (1, 1), "flip": 0}
@@ -47,7 +47,7 @@ def joined(pairs: list[tuple[Image, Image]]) -> Tensor:
 def batch(recipe: Recipe, pairs: list[tuple[Image, Image]], chances: Any) -> tuple[Tensor, Tensor]:
     sizes = np.array([mask.shape for _, mask in pairs])
     areas = sizes.prod(axis=1)
-    plan = Plan.of(recipe, recipe.image_size, sizes, chances)
+    plan = Plan.of(recipe, sizes, chances)
     return sampled(joined(pairs), np.cumsum(areas) - areas, sizes, plan)
 
 
@@ -56,15 +56,32 @@ def assert_close(ours: Image, theirs: Image, most: int) -> None:
     assert np.abs(ours.astype(int) - theirs).max() <= most
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "resize"])
-def test_without_a_change_it_is_what_the_loader_gives(fit: str) -> None:
-    recipe = RECIPE.override(PLAIN | {"fit": fit, "image_size": 64})
-    pairs = [smooth(64, 64)] * 2 if fit == "resize" else [smooth(20, 64), smooth(64, 30)]
-    augment = Augmentation(recipe)
-    wanted = as_batch([augment(*pair, 0) for pair in pairs])
-    images, targets = batch(recipe, pairs, np.full((2, CHANCES), 0.5))
-    assert torch.equal(targets, wanted.targets)
-    assert torch.equal(images, wanted.images)
+DRAWN: list[dict[str, Any]] = [
+    {"scale": (0.5, 2), "flip": 0.5, "flip_vertical": 0.5},
+    {"scale": (0.5, 2), "rotate": 40, "jitter": 0.5, "flip": 0.5},
+    {"fit": "pad", "rotate": 40, "jitter": 0.5, "flip": 0.5},
+    {"fit": "resize", "rotate": 10, "scale": (0.8, 1.2)},
+]
+
+
+@pytest.mark.parametrize("settings", DRAWN, ids=["scaled", "all", "pad", "resize"])
+def test_it_is_what_opencv_makes_of_its_photos_one_by_one(settings: dict[str, Any]) -> None:
+    recipe = RECIPE.override(PLAIN | {"image_size": 48} | settings)
+    chances = np.random.default_rng(0).random((60, CHANCES))
+    pairs = [as_seen(*smooth(*SIZES[i % 3]), recipe) for i in range(60)]
+    images, targets = batch(recipe, pairs, chances)
+    plan = Plan.of(recipe, np.array([mask.shape for _, mask in pairs]), chances)
+    photos, masks = augmented(pairs, plan)
+    # Positions are rounded otherwise, and hues to steps of a 256th of a turn.
+    assert (targets.numpy() == masks).mean() > 0.985
+    shown = (targets.numpy() == masks) & (masks != VOID)
+    assert shown.mean() > 0.3
+    apart = np.abs(images.permute(0, 2, 3, 1).numpy().astype(int) - photos)[shown]
+    assert np.quantile(apart, 0.99) <= (6 if "jitter" in settings else 2)
+    assert apart.mean() < 1
+    for void in (masks, targets.numpy()):
+        where = (void == VOID) & ~((targets.numpy() == VOID) ^ (masks == VOID))
+        assert (photos[where] == OUTSIDE).all()
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.8, 1.6, 2])
@@ -178,10 +195,10 @@ def test_most_photos_are_recoloured_and_the_rest_is_left_alone() -> None:
 
 
 def test_colours_change_by_the_strength_and_hue_by_a_quarter_of_it() -> None:
-    recipe, size = RECIPE.override({"jitter": 0.4}), RECIPE.image_size
+    recipe = RECIPE.override({"jitter": 0.4})
     chances = np.random.default_rng(0).random((1000, CHANCES))
     chances[:, JITTERED] = 0.1
-    jitter = Plan.of(recipe, size, np.full((1000, 2), 16), chances).jitter
+    jitter = Plan.of(recipe, np.full((1000, 2), 16), chances).jitter
     np.testing.assert_allclose(jitter.min(axis=0), (0.6, 0.6, 0.6, -0.1), atol=0.01)
     np.testing.assert_allclose(jitter.max(axis=0), (1.4, 1.4, 1.4, 0.1), atol=0.01)
     assert np.abs(np.corrcoef(jitter.T) - np.eye(4)).max() < 0.15
@@ -200,7 +217,7 @@ def test_a_window_of_another_size_shows_as_much_of_a_whole_photo() -> None:
     recipe = RECIPE.override(PLAIN | {"fit": "resize", "image_size": 32})
     photo, mask = smooth(64, 64)
     sizes = np.array([mask.shape])
-    plan = Plan.of(recipe, Size(16, 24), sizes, np.full((1, CHANCES), 0.5))
+    plan = Plan.of(recipe.override({"image_size": "16x24"}), sizes, np.full((1, CHANCES), 0.5))
     images, targets = sampled(joined([(photo, mask)]), np.zeros(1, np.int64), sizes, plan)
     assert images.shape == (1, 3, 16, 24)
     wanted = cv2.resize(photo, (24, 16), interpolation=cv2.INTER_LINEAR)

@@ -1,72 +1,21 @@
-"""Augmentation of a whole batch at once, by tensor operations: each photo by its own numbers.
+"""Augmentation of a whole batch at once, by tensor operations: as `model/augment.py` plans it.
 
-The geometry of a photo is one affine map, and a batch is one gather through the inverse of its
-maps. No shape depends on a value, so a GPU is never waited for.
+A batch is one gather through the inverse of its photos' maps. No shape depends on a value, so a GPU
+is never waited for.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.augment import JITTERED
+from model.augment import UNCHANGED, Plan, Sizes
 from model.images import OUTSIDE, Image
 from model.manifest import VOID
-from model.recipe import Recipe, Size
 
-CHANCES = 11  # random numbers that a photo's augmentation takes
 _GREY = (0.2989, 0.587, 0.114)  # a colour's brightness, as torchvision's rgb_to_grayscale has it
-
-Numbers = npt.NDArray[np.float64]
-
-
-class Plan(NamedTuple):
-    """What becomes of N photos, worked out on the host: `window` is what they come out as.
-
-    `canvas` is a photo after resizing, turned about its middle; `shown` says which pixel of the
-    canvas a pixel of the window is, along each axis by a factor of 1 or -1 and a shift.
-    """
-
-    window: Size
-    canvas: Numbers  # [N, 2] height and width
-    shown: Numbers  # [N, 2, 2] of each axis, y first: factor and shift
-    inverse: Numbers  # [N, 2, 3] from (y, x) on the canvas to (y, x) in the photo
-    jitter: Numbers  # [N, 4] brightness, contrast, saturation; hue in turns
-
-    @classmethod
-    def of(
-        cls, recipe: Recipe, size: Size, photos: npt.NDArray[np.int64], chances: Numbers
-    ) -> "Plan":
-        """`size` is the image size of this batch, `photos` [N, 2] are theirs, as they lie there;
-        `chances` [N, CHANCES] are uniform in [0, 1)."""
-        scale, angle, top, left, flip, flip_vertical, jittered, *colours = chances.T
-        sized = recipe.model_copy(update={"image_size": size})
-        seen = np.array([sized.seen_size(Size(*photo)) for photo in photos.tolist()], float)
-        low, high = recipe.scale
-        canvas = np.maximum(1, np.round(seen * (low + (high - low) * scale)[:, None]))
-        padded = recipe.fit == "pad"
-        window = Size(*canvas.max(axis=0).astype(int).tolist()) if padded else size
-        room = canvas - window
-        places = np.where(room >= 0, np.floor(np.stack([top, left], 1) * (room + 1)), -(-room // 2))
-        if padded:  # on the right and at the bottom, as `as_batch` does
-            places = np.zeros_like(room)
-        flipped = np.stack([flip_vertical < recipe.flip_vertical, flip < recipe.flip], 1)
-        far = canvas if padded else np.array(window)
-        shown = np.stack([np.where(flipped, -1, 1), places + np.where(flipped, far, 0)], 2)
-
-        turn = np.radians(recipe.rotate * (2 * angle - 1))
-        cos, sin = np.cos(turn), np.sin(turn)
-        turned = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
-        middle = canvas / 2
-        shift = middle - (turned @ middle[:, :, None])[:, :, 0]
-        inverse = np.concatenate([turned, shift[:, :, None]], 2) * (photos / canvas)[:, :, None]
-
-        strength = recipe.jitter * (jittered < JITTERED)
-        most = np.stack([strength, strength, strength, strength / 4], 1)
-        jitter = most * (2 * np.stack(colours, 1) - 1) + (1, 1, 1, 0)
-        return cls(window, canvas, shown, inverse, jitter)
 
 
 def packed(photo: Image, mask: Image) -> Tensor:
@@ -79,7 +28,7 @@ NOWHERE = packed(np.array([[OUTSIDE]], np.uint8), np.array([[VOID]], np.uint8))
 
 
 def sampled(
-    pixels: Tensor, firsts: npt.NDArray[np.int64], photos: npt.NDArray[np.int64], plan: Plan
+    pixels: Tensor, firsts: npt.NDArray[np.int64], photos: Sizes, plan: Plan
 ) -> tuple[Tensor, Tensor]:
     """images uint8 [N, 3, H, W] and targets uint8 [N, H, W] as `plan` wants them.
 
@@ -120,7 +69,7 @@ def sampled(
         for row in (top, top + 1)
     )
     colours = torch.lerp(upper, lower, down)
-    if (plan.jitter != (1, 1, 1, 0)).any():
+    if (plan.jitter != UNCHANGED).any():
         others = recoloured(colours, inside, numbers[:, 14:])
         colours = others.where(inside[..., None], colours)
     return colours.round().to(torch.uint8).permute(0, 3, 1, 2), targets
