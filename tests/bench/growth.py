@@ -155,7 +155,7 @@ CURVES = {
 
 
 def main() -> int:
-    """Measure, show, draw; 1 where something grows faster than its size."""
+    """Measure, show, draw; 1 where something grows faster than its size, or cannot be measured."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,9 +170,14 @@ def main() -> int:
         point.megabytes = peak / (1e6 if sys.platform == "darwin" else 1e3)
         print(json.dumps(asdict(point)))
         return 0
-    drawn = {name: [*_points(name)] for name in args.curves or CURVES}
     table = Table("of", "size", "seconds", "peak MB", "requests", "exponent", box=None)
-    late = False
+    late, drawn = False, {}
+    for name in args.curves or CURVES:
+        try:
+            drawn[name] = [*_points(name)]
+        except subprocess.CalledProcessError as error:  # the other curves are worth having
+            print(f"{CURVES[name].of} could not be measured: {error}", file=sys.stderr)
+            late = True
     for name, points in drawn.items():
         for before, point in zip([None, *points], points, strict=False):
             grows = _exponent(before, point) if before else None
@@ -184,7 +189,7 @@ def main() -> int:
             )  # fmt: skip
     Console().print(table)
     print(where())
-    if args.into:
+    if args.into and drawn:
         _draw(drawn, args.into)
     return int(late)
 

@@ -19,7 +19,7 @@ class Row:
 
     `ours` and `baseline` do it once and return nothing, or the seconds that count of it.
     `target` is the least for `times as fast`, and the most for the others. `if_missed` says why
-    it cannot be met, and how far the floor is, as far as that is known.
+    it is not met, and how far the floor is, as far as that is known; it is asked afterwards.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Row:
     ours: Callable[[], object]
     baseline: Callable[[], object]
     pairs: int = LEAST_PAIRS
-    if_missed: str = ""
+    if_missed: Callable[[], str] = lambda: ""
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ def main() -> int:
         table.add_row(*_cells(one))
     Console().print(table)
     missed = [
-        f"{one.row.what}, against {one.row.against}: {one.row.if_missed}"
+        f"{one.row.what}, against {one.row.against}: {why}"
         for one in done
-        if isinstance(one, Measured) and not one.met and one.row.if_missed
+        if isinstance(one, Measured) and not one.met and (why := one.row.if_missed())
     ]
     print(*missed, where(), sep="\n")
     if args.into:

@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -54,9 +55,21 @@ def rows(folder: Path) -> Iterator[Row]:
     what = f"predict {_PHOTOS:,} photos, CPU, tiny net"
     yield Row(
         what, "open, predict, save in a loop", "times as fast", 2, ours, loop,
-        if_missed="both spend nine tenths and more in the net, by as many threads; what is read "
-        "and written beside it is the rest, so the floor is near 1.",
+        if_missed=lambda: f"the net alone takes {_in_the_net(photos, path):.2g} s, one photo after "
+        "the other by all cores; what is read and written beside it is the rest.",
     )  # fmt: skip
+
+
+def _in_the_net(photos: Path, path: Path) -> float:
+    """Seconds in which the net sees all photos, read beforehand."""
+    predictor, _ = Predictor.load(path, "cpu")
+    read = [np.array(PIL.Image.open(photo).convert("RGB")) for photo in sorted(photos.iterdir())]
+    began = time.perf_counter()
+    for image in read:
+        seen = torch.from_numpy(image).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            predictor.net(normalise(seen, predictor.recipe.normalise))
+    return time.perf_counter() - began
 
 
 def _photos(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import io
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ import PIL.Image
 from devkits import write_devkit
 from infra.stores import Store
 from model.device import usable_cores
+from model.images import decode_photo, sample_digest
 from pairs import NotMeasured, Row
 from photos import archive_for
 from pipeline.parameters import VOC_CLASSES, Parameters
@@ -53,10 +55,28 @@ def _row(what: str, archive: Path, folder: Path, target: float) -> Row:
 
     return Row(
         what, _AGAINST, "times as fast", target, ours, script,
-        if_missed="the script looks at no photo. Ours decodes each that has a mask twice, once to "
-        "see that it is whole and once as the loader will, and hashes it: half of 8 ms a pair, by "
-        f"all cores, here {usable_cores()}.",
+        if_missed=lambda: "the script looks at no photo. Ours decodes every one that has a mask, "
+        "as the loader will, and hashes its pixels: on "
+        f"{usable_cores()} cores that alone takes {_decoding(archive) / usable_cores():.2g} s.",
     )  # fmt: skip
+
+
+def _decoding(archive: Path) -> float:
+    """Seconds of one core to decode and hash the photos that have masks."""
+    of: dict[str, dict[str, bytes]] = {"JPEGImages": {}, "SegmentationClass": {}}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            place = Path(member.name)
+            if place.parent.name in of and (file := tar.extractfile(member)):
+                of[place.parent.name][place.stem] = file.read()
+    seconds = 0.0
+    for name in of["SegmentationClass"]:
+        if data := of["JPEGImages"].get(name):
+            began = time.perf_counter()
+            photo = decode_photo(data, name)
+            sample_digest(name, photo, photo[:, :, 0])
+            seconds += time.perf_counter() - began
+    return seconds
 
 
 def _script(archive: Path, place: Path) -> None:
