@@ -43,7 +43,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    run_id: str = Field(pattern=r"^[\w-]{1,40}$")
+    run_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")
     step: int = Field(ge=0)
     key: str  # of its folder
     size: int  # bytes of its blob
@@ -51,7 +51,7 @@ class Checkpoint(BaseModel):
     weights_digest: str
     miou: float  # on its own validation set
     classes: tuple[str, ...]
-    dataset_key: str = Field(pattern=r"^[\w-]{1,80}$")
+    dataset_key: str = Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")
     dataset_digest: str
 
     @model_validator(mode="after")

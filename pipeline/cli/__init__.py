@@ -5,15 +5,11 @@ standard output, everything on the way to standard error.
 """
 
 import math
-import os
 import signal
 import sys
 import time
 from types import FrameType
 from typing import Annotated, NoReturn
-
-# For the first of our records pydantic would look through all that is installed for plugins.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
 from pydantic_core import to_json
