@@ -9,12 +9,12 @@ first put; until then it is an empty store, and looking at it leaves no trace.
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -31,7 +31,7 @@ from infra.urls import has_user, without_secrets
 M = TypeVar("M", bound=BaseModel)
 
 _PART = 8 << 20  # bytes of a multipart upload's parts
-_RANGE, _RANGES = 4 << 20, 4  # bytes of a download's ranges, and how many are asked for at a time
+_RANGE, _RANGES = 1 << 20, 8  # bytes of a range of a download, and how many come at a time
 # A person who mistyped an endpoint hears of it within 2 s where the connection is refused and
 # within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
 # follows it, asks again by itself for much longer.
@@ -223,10 +223,11 @@ class Store:
         """
         with explained(self.url, key):
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # A folder of our own, since others may bring the same object at the same time.
-                with TemporaryDirectory(prefix=".", dir=path.parent) as arriving:
-                    part = Path(arriving, "part")
+                if not path.parent.is_dir():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                # A name of our own, since others may bring the same object at the same time.
+                part = path.with_name(f".{secrets.token_hex(8)}")
+                try:
                     if self._folder is None:
                         self._download(key, part)
                     elif link:
@@ -236,6 +237,9 @@ class Store:
                     if sha256 is not None:
                         self._verify(key, part, sha256)
                     part.replace(path)
+                except BaseException:
+                    part.unlink(missing_ok=True)
+                    raise
             except FileNotFoundError:
                 raise Failure(
                     Cause.STORE, f"There is no {key} in {self.url}.", permanent=True
@@ -248,9 +252,17 @@ class Store:
                 ) from error
 
     def _download(self, key: str, path: Path) -> None:
-        """By ranges, a few at a time, each of which is asked for again where its line breaks."""
+        """At once where it is small, else by ranges, a few at a time.
+
+        Each is asked for again where its line breaks.
+        """
         objects = self._objects()
-        size = obstore.head(objects, key)["size"]
+        whole = obstore.get(objects, key)
+        size = whole.meta["size"]
+        if size <= _RANGE:
+            path.write_bytes(whole.bytes())
+            return
+        del whole  # of which hardly anything has come
         path.touch()
 
         def bring(start: int) -> None:

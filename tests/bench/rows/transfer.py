@@ -7,13 +7,18 @@ The s3fs of today wants another botocore than boto3 does, so it lives in an envi
 """
 
 import os
+import statistics
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import psutil
+
 from infra.concurrently import concurrently
 from infra.stores import Store
+from model.device import usable_cores
 from pairs import NotMeasured, Row
 from servers.rgw import RGW
 
@@ -80,7 +85,7 @@ def _up(store: Store, other: subprocess.Popen[str], size: str, here: Path, names
     def theirs() -> float:
         return _told(other, "up", here, f"theirs-{len(names)}", names)
 
-    return Row(_WHAT.format(size, "up"), _AGAINST, "times as fast", _TARGET, ours, theirs)
+    return _row(size, "up", ours, theirs)
 
 
 def _down(
@@ -96,7 +101,34 @@ def _down(
     def theirs() -> float:
         return _told(other, "down", arriving, prefix, names)
 
-    return Row(_WHAT.format(size, "down"), _AGAINST, "times as fast", _TARGET, ours, theirs)
+    return _row(size, "down", ours, theirs)
+
+
+def _row(size: str, way: str, ours: Callable[[], None], theirs: Callable[[], float]) -> Row:
+    """What the gateway does of it is told where the target is missed: it has the same cores."""
+    spent: list[float] = []
+    own: list[float] = []
+
+    def watched() -> float:
+        here, gateway = psutil.Process(), psutil.Process().children(recursive=True)
+        began, before = time.perf_counter(), [_processor(here), sum(map(_processor, gateway))]
+        ours()
+        seconds = time.perf_counter() - began
+        own.append(_processor(here) - before[0])
+        spent.append(sum(map(_processor, gateway)) - before[1])
+        return seconds
+
+    return Row(
+        _WHAT.format(size, way), _AGAINST, "times as fast", _TARGET, watched, theirs,
+        if_missed=lambda: f"the gateway itself takes {statistics.median(spent):.2g} s of "
+        f"processor time, ours {statistics.median(own):.2g} s, of {usable_cores()} cores that "
+        "they share.",
+    )  # fmt: skip
+
+
+def _processor(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def _told(
