@@ -31,7 +31,7 @@ from infra.urls import has_user, without_secrets
 M = TypeVar("M", bound=BaseModel)
 
 _PART = 8 << 20  # bytes of a multipart upload's parts
-_RANGE, _RANGES = 1 << 20, 8  # bytes of a range of a download, and how many come at a time
+_RANGE, _RANGES = 4 << 20, 4  # bytes of a range of a download, and how many come at a time
 # A person who mistyped an endpoint hears of it within 2 s where the connection is refused and
 # within 25 s where nobody answers. What must outlive an outage, such as the agent and whoever
 # follows it, asks again by itself for much longer.

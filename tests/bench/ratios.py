@@ -22,6 +22,10 @@ from machine import where
 from pairs import Measured, NotMeasured, measured
 
 _ROWS = Path(__file__).parent / "rows"
+_INTRODUCTION = """\
+Ours beside what one would use instead, in turns, in one run (`make bench`). Seconds of ours and
+of the other, medians of at least five pairs; quartiles of the pairs' figure in brackets. Below the
+table stands why a target is missed."""
 _HEAD = ("what", "against", "seconds", "figure", "target", "met")
 
 
@@ -62,7 +66,7 @@ def main() -> int:
         lines = [_HEAD, ["---"] * len(_HEAD), *map(_cells, done)]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         why = "".join(f"\n- {line}" for line in missed)
-        args.into.write_text(f"# Measured\n\n{text}\n{why}\n\n{where()}\n")
+        args.into.write_text(f"# Measured\n\n{_INTRODUCTION}\n\n{text}\n{why}\n\n{where()}\n")
     return int(failed or any(isinstance(one, Measured) and not one.met for one in done))
 
 
