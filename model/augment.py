@@ -81,6 +81,8 @@ def drawn_chances(seed: int, draws: Sequence[Draw], ids: Sequence[str]) -> Numbe
 
 def sizes_seen(sizes: Sizes, recipe: Recipe) -> Sizes:
     """Height and width at which the net sees photos of these sizes, [photos, 2]."""
+    if recipe.fit == "crop":
+        return sizes
     return np.array([recipe.seen_size(Size(*size)) for size in sizes.tolist()]).reshape(-1, 2)
 
 

@@ -36,7 +36,8 @@ def sampled(
     `NOWHERE` last; the N photos begin at `firsts` and are as high and wide as `photos` [N, 2].
     Colours are interpolated between the nearest four, classes taken from the nearest.
     """
-    parts = [photos, plan.canvas, plan.shown, plan.inverse, plan.jitter]
+    recolours = (plan.jitter != UNCHANGED).any(axis=1)
+    parts = [photos, plan.canvas, plan.shown, plan.inverse, plan.jitter, recolours]
     told = [part.reshape(len(photos), -1).astype(np.float32) for part in parts]
     numbers = _sent(np.concatenate(told, 1), pixels.device)
     first = _sent(firsts, pixels.device)[:, None, None]
@@ -69,9 +70,10 @@ def sampled(
         for row in (top, top + 1)
     )
     colours = torch.lerp(upper, lower, down)
-    if (plan.jitter != UNCHANGED).any():
-        others = recoloured(colours, inside, numbers[:, 14:])
-        colours = others.where(inside[..., None], colours)
+    if recolours.any():
+        others = recoloured(colours, inside, numbers[:, 14:18])
+        changed = inside & (numbers[:, 18, None, None] > 0)
+        colours = others.where(changed[..., None], colours)
     return colours.round().to(torch.uint8).permute(0, 3, 1, 2), targets
 
 

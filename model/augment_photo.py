@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 from model.augment import UNCHANGED, Numbers, Plan
 from model.images import OUTSIDE, Image
-from model.manifest import VOID
+from model.manifest import MOST_CLASSES, VOID
+
+_BEYOND = MOST_CLASSES  # which is neither a class nor void: not of the photo
 
 
 def augmented(pairs: Iterable[tuple[Image, Image]], plan: Plan) -> tuple[Image, Image]:
@@ -20,12 +22,12 @@ def augmented(pairs: Iterable[tuple[Image, Image]], plan: Plan) -> tuple[Image, 
     masks = np.full(photos.shape[:-1], VOID, np.uint8)
     for i, (photo, mask) in enumerate(pairs):
         window, inverse = _seen_part(plan, i)
-        if masks[i][window].size:
-            photo, mask, inside = _warped(photo, mask, inverse, masks[i][window].shape)
-            if tuple(plan.jitter[i]) != UNCHANGED:
-                photo = recoloured(photo, inside, plan.jitter[i])
-            cv2.copyTo(photo, inside, photos[i][window])
-            masks[i][window] = mask
+        photo, mask = _warped(photo, mask, inverse, masks[i][window].shape)
+        inside = (mask != _BEYOND).astype(np.uint8)
+        if tuple(plan.jitter[i]) != UNCHANGED:
+            photo = recoloured(photo, inside, plan.jitter[i])
+        cv2.copyTo(photo, inside, photos[i][window])
+        cv2.copyTo(mask, inside, masks[i][window])
     return photos, masks
 
 
@@ -44,22 +46,18 @@ def _seen_part(plan: Plan, i: int) -> tuple[tuple[slice, slice], Numbers]:
 
 def _warped(
     photo: Image, mask: Image, inverse: Numbers, shape: tuple[int, ...]
-) -> tuple[Image, Image, Image]:
-    """Photo and mask of `shape`, and where there is any: not 0."""
-    size, exact, smooth = shape[::-1], cv2.INTER_NEAREST, cv2.INTER_LINEAR
-
-    def warp(pixels: Image, method: int, border: int, value: int) -> Image:
-        method |= cv2.WARP_INVERSE_MAP
-        done = cv2.warpAffine(
-            pixels, inverse, size, flags=method, borderMode=border, borderValue=value
-        )
-        return np.asarray(done, np.uint8)
-
-    return (
-        warp(photo, smooth, cv2.BORDER_REPLICATE, 0),
-        warp(mask, exact, cv2.BORDER_CONSTANT, VOID),
-        warp(np.ones_like(mask), exact, cv2.BORDER_CONSTANT, 0),
+) -> tuple[Image, Image]:
+    """Photo and mask of `shape`; `_BEYOND` in the mask is beyond the photo."""
+    size, smooth, nearest = shape[::-1], cv2.INTER_LINEAR, cv2.INTER_NEAREST
+    there = cv2.WARP_INVERSE_MAP
+    colours = cv2.warpAffine(
+        photo, inverse, size, flags=smooth | there, borderMode=cv2.BORDER_REPLICATE
     )
+    classes = cv2.warpAffine(
+        mask, inverse, size, flags=nearest | there, borderMode=cv2.BORDER_CONSTANT,
+        borderValue=_BEYOND,
+    )  # fmt: skip
+    return np.asarray(colours, np.uint8), np.asarray(classes, np.uint8)
 
 
 def recoloured(photo: Image, inside: Image, factors: Numbers) -> Image:

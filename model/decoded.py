@@ -7,10 +7,8 @@ import numpy as np
 
 from model.augment import as_seen, sizes_seen
 from model.dataset import Dataset
-from model.images import Image
+from model.images import PIXEL, Image
 from model.recipe import Recipe
-
-_PIXEL = 4  # bytes: red, green, blue, class
 
 
 class Decoded:
@@ -25,7 +23,7 @@ class Decoded:
         self._data = data
         self._recipe = recipe
         self.sizes = sizes_seen(data.sizes, recipe)
-        self._ends = _PIXEL * self.sizes.prod(axis=1).cumsum()
+        self._ends = PIXEL * self.sizes.prod(axis=1).cumsum()
         self._kept = int(np.searchsorted(self._ends, room, side="right"))
         held = int(self._ends[self._kept - 1]) if self._kept else 0
         # Anonymous and shared: pages come into being when they are written.
@@ -48,7 +46,7 @@ class Decoded:
         """Where the pixels of photo and mask lie."""
         height, width = self.sizes[position].tolist()
         end, area = int(self._ends[position]), height * width
-        photo, mask = np.split(self._pixels[end - _PIXEL * area : end], [3 * area])
+        photo, mask = np.split(self._pixels[end - PIXEL * area : end], [3 * area])
         return photo.reshape(height, width, 3), mask.reshape(height, width)
 
     def __getstate__(self) -> dict[str, Any]:

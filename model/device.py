@@ -2,8 +2,7 @@
 
 import os
 import re
-from contextlib import AbstractContextManager, nullcontext, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch.amp import GradScaler
@@ -58,24 +57,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def free_memory() -> int:
-    """Bytes that this process could take without pushing others out; 0 where nobody says.
-
-    A container may have less than the machine (https://docs.kernel.org/admin-guide/cgroup-v2.html).
-    """
-    try:
-        machine = Path("/proc/meminfo").read_text()
-        free = 1024 * int(re.findall(r"^MemAvailable:\s*(\d+) kB$", machine, re.M)[0])
-    except (OSError, IndexError):
-        return 0
-    with suppress(OSError, IndexError, ValueError):  # no limit, or said elsewhere
-        own = re.findall(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.M)[0]
-        group = Path("/sys/fs/cgroup") / own
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, max(0, limit - used))
-    return free
 
 
 def default_threads(ranks: int = 1) -> int:

@@ -10,6 +10,8 @@ from model.errors import InputError
 
 Image = npt.NDArray[np.uint8]
 
+PIXEL = 4  # bytes of a photo's and a mask's: red, green, blue, class
+
 # RGB of what lies outside a photo: ImageNet's mean, which is 0 for the net, as its own padding is.
 OUTSIDE = (124, 116, 104)
 

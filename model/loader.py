@@ -1,5 +1,6 @@
 """Batches for training and validation, as tensors."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -12,8 +13,9 @@ from model.augment import Plan, batch_recipe, drawn_chances
 from model.augment_photo import augmented
 from model.dataset import Dataset
 from model.decoded import Decoded
-from model.device import free_memory, usable_cores
+from model.device import usable_cores
 from model.errors import InputError
+from model.memory import free_memory
 from model.order import BatchOrder, Draw, WindowedOrder
 from model.ranks import ALONE, Ranks
 from model.recipe import Recipe
@@ -59,11 +61,13 @@ class _Batches(TorchDataset[Batch | InputError]):
         self._ids = [sample.id for sample in data.samples]
         self._recipe = recipe
         self._ranks = ranks
-        factors = recipe.multi_scale or (1.0,)
-        room = free_memory() // _SHARE // ranks.world // len(factors)
-        self._decoded = {
-            at.image_size: Decoded(data, at, room) for at in map(recipe.scaled, factors)
-        }
+        sizes = {at.image_size: at for at in map(recipe.scaled, recipe.multi_scale or (1.0,))}
+        room = free_memory() // _SHARE // ranks.world
+        if recipe.fit == "crop":  # photos are seen as they are, however large a part of them
+            self._decoded = dict.fromkeys(sizes, Decoded(data, recipe, room))
+        else:
+            room //= len(sizes)
+            self._decoded = {size: Decoded(data, at, room) for size, at in sizes.items()}
 
     def __getitem__(self, draws: list[Draw]) -> Batch | InputError:
         recipe, part = batch_recipe(self._recipe, draws), self._ranks.part(draws)
@@ -107,6 +111,8 @@ def training_batches(
         sampler=order.batches(start),
         batch_size=None,  # a key is a batch already
         num_workers=workers,
+        # Forked, they share what they have decoded.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         pin_memory=device.type == "cuda",
         # Workers never draw random numbers of their own; this keeps the loader from drawing a
         # base seed out of the global state, which resuming restores.

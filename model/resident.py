@@ -13,12 +13,12 @@ from torch import Tensor
 from model.augment import Plan, as_seen, batch_recipe, drawn_chances, sizes_seen
 from model.augment_batch import NOWHERE, packed, sampled
 from model.dataset import Dataset
+from model.images import PIXEL
 from model.order import Draw
 from model.recipe import Recipe
 
-_PIXEL = 4  # bytes: red, green, blue, class
-# That it may take where the recipe leaves it open: a quarter of the smallest GPUs that are rented.
-# The same for every GPU, as a run may go on with another one, and must draw the same numbers there.
+# Bytes that it may take where the recipe leaves it open: a quarter of the smallest GPUs that are
+# rented. The same for every GPU, as a run may go on with another one, and rounding is another here.
 _MOST = 4 << 30
 
 
@@ -31,7 +31,7 @@ def shall_be_resident(data: Dataset, recipe: Recipe, device: torch.device) -> bo
     resized = recipe.fit != "crop" and len(set(recipe.multi_scale)) > 1
     if data.stream or resized or device.type != "cuda":
         return False
-    return _PIXEL * int(sizes_seen(data.sizes, _at_largest(recipe)).prod(axis=1).sum()) <= _MOST
+    return PIXEL * int(sizes_seen(data.sizes, _at_largest(recipe)).prod(axis=1).sum()) <= _MOST
 
 
 def _at_largest(recipe: Recipe) -> Recipe:

@@ -25,7 +25,10 @@ from pipeline.tenancy import KEY, Workplace, secrets_for, tenancy
 
 T = TypeVar("T")
 # What the agent and the trainer import on a host that we did not set up.
-_PACKAGES = ("torch", "torchvision", "cv2", "obstore", "pydantic", "wandb", "filelock")
+_TRIAL = (
+    "import cv2, filelock, obstore, pydantic, torch, torchvision, wandb; "
+    'from importlib.metadata import version; version("opencv-python-headless")'
+)
 
 
 @contextmanager
@@ -106,7 +109,7 @@ def must_be_available(run: Run) -> None:
 def _must_have_packages(endpoint: Endpoint, python: str) -> None:
     with Connection(endpoint) as connection:
         try:
-            connection.run(f"{shlex.quote(python)} -c 'import {', '.join(_PACKAGES)}'", timeout=120)
+            connection.run(f"{shlex.quote(python)} -c '{_TRIAL}'", timeout=120)
         except CommandFailed as failure:
             why = failure.said.strip()[-200:]
             raise InputError(

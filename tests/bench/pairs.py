@@ -6,7 +6,7 @@ A computer that is busy slows both; what counts is the ratio of each pair, and t
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["times as fast", "of the time", "seconds over"]
@@ -19,7 +19,8 @@ class Row:
 
     `ours` and `baseline` do it once and return nothing, or the seconds that count of it.
     `target` is the least for `times as fast`, and the most for the others. `if_missed` says why
-    it is not met, and how far the floor is, as far as that is known; it is asked afterwards.
+    it is not met, and how far the floor is, as far as that is known; `besides` what else there is
+    to say. Both are asked afterwards.
     """
 
     what: str
@@ -30,6 +31,7 @@ class Row:
     baseline: Callable[[], object]
     pairs: int = LEAST_PAIRS
     if_missed: Callable[[], str] = lambda: ""
+    besides: Callable[[], str] = lambda: ""
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,28 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a row: medians of seconds, and of the pairs' figure with its quartiles."""
+    """What came of a row: medians of seconds, and of the pairs' figure with its quartiles.
 
-    row: Row
+    `said` is what the row has to say of it. It does not keep the row: processes may hang on it.
+    """
+
+    what: str
+    against: str
+    kind: Kind
+    target: float
     ours: float
     baseline: float
     figure: float
     low: float
     high: float
+    said: str = ""
 
     @property
     def met(self) -> bool:
         """Whether the target is reached by the median."""
-        return (
-            self.figure >= self.row.target
-            if self.row.kind == "times as fast"
-            else self.figure <= self.row.target
-        )
+        if self.kind == "times as fast":
+            return self.figure >= self.target
+        return self.figure <= self.target
 
 
 def measured(row: Row, pairs: int | None = None) -> Measured:
@@ -77,7 +84,10 @@ def measured(row: Row, pairs: int | None = None) -> Measured:
             baseline.append(_seconds(row.baseline))
     figures = [_figure(row.kind, *pair) for pair in zip(ours, baseline, strict=True)]
     low, middle, high = statistics.quantiles(figures, n=4)
-    return Measured(row, statistics.median(ours), statistics.median(baseline), middle, low, high)
+    named = row.what, row.against, row.kind, row.target
+    done = Measured(*named, statistics.median(ours), statistics.median(baseline), middle, low, high)
+    said = [row.besides(), "" if done.met else row.if_missed()]
+    return replace(done, said=" ".join(filter(None, said)))
 
 
 def _seconds(work: Callable[[], object]) -> float:

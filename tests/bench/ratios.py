@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -56,23 +57,23 @@ def main() -> int:
     for one in done:
         table.add_row(*_cells(one))
     Console().print(table)
-    missed = [
-        f"{one.row.what}, against {one.row.against}: {why}"
+    notes = [
+        f"{one.what}, against {one.against}: {one.said}"
         for one in done
-        if isinstance(one, Measured) and not one.met and (why := one.row.if_missed())
+        if isinstance(one, Measured) and one.said
     ]
-    print(*missed, where(), sep="\n")
+    print(*notes, where(), sep="\n")
     if args.into:
         lines = [_HEAD, ["---"] * len(_HEAD), *map(_cells, done)]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        why = "".join(f"\n- {line}" for line in missed)
-        args.into.write_text(f"# Measured\n\n{_INTRODUCTION}\n\n{text}\n{why}\n\n{where()}\n")
+        below = "".join(f"\n- {line}" for line in notes)
+        args.into.write_text(f"# Measured\n\n{_INTRODUCTION}\n\n{text}\n{below}\n\n{where()}\n")
     return int(failed or any(isinstance(one, Measured) and not one.met for one in done))
 
 
 def _of(name: str, folder: Path, pairs: int | None) -> Iterator[Measured | NotMeasured]:
     """What comes of the rows of one file."""
-    console, before = Console(stderr=True), dict(os.environ)
+    console, before, threads = Console(stderr=True), dict(os.environ), torch.get_num_threads()
     try:
         for row in importlib.import_module(f"rows.{name}").rows(folder):
             if isinstance(row, NotMeasured):
@@ -83,20 +84,21 @@ def _of(name: str, folder: Path, pairs: int | None) -> Iterator[Measured | NotMe
     finally:
         os.environ.clear()
         os.environ.update(before)  # without the servers that were there for these rows
+        torch.set_num_threads(threads)
 
 
 def _cells(one: Measured | NotMeasured) -> list[str]:
     if isinstance(one, NotMeasured):
         return [one.what, one.against, "", f"not measured: {one.why}", one.target, ""]
     unit = {"times as fast": "x", "of the time": "x time", "seconds over": " s over"}
-    unit_of = unit[one.row.kind]
-    sign = "≥" if one.row.kind == "times as fast" else "≤"
+    unit_of = unit[one.kind]
+    sign = "≥" if one.kind == "times as fast" else "≤"
     return [
-        one.row.what,
-        one.row.against,
+        one.what,
+        one.against,
         f"{one.ours:.2g} / {one.baseline:.2g}",
         f"{one.figure:.3g}{unit_of} ({one.low:.3g}–{one.high:.3g})",
-        f"{sign} {one.row.target:g}{unit_of}",
+        f"{sign} {one.target:g}{unit_of}",
         "yes" if one.met else "no",
     ]
 

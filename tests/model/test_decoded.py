@@ -9,7 +9,6 @@ import pytest
 
 from model.dataset import Dataset
 from model.decoded import Decoded
-from model.device import free_memory
 from model.errors import InputError
 from model.images import Image
 from tiny import RECIPE, write_dataset
@@ -79,8 +78,3 @@ def test_one_that_is_spawned_decodes_for_itself(data: Dataset) -> None:
     other = pickle.loads(pickle.dumps(decoded))
     for _ in range(2):
         assert_same(other[3], wanted)
-
-
-def test_free_memory_is_less_than_the_machine_has() -> None:
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    assert 10**7 < free_memory() <= 1024 * int(lines["MemTotal"].split()[0])

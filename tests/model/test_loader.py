@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.dataset import Dataset
+from model.dataset import Dataset, Labelled
 from model.errors import InputError
 from model.loader import Batch, normalise, training_batches
 from model.manifest import VOID
@@ -47,13 +47,31 @@ def test_workers_change_nothing(dataset: Path) -> None:
     assert equal(batches(dataset, 0), batches(dataset, 2))
 
 
+@pytest.mark.parametrize("fit", ["crop", "resize"])
 def test_what_is_kept_in_memory_changes_nothing(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, fit: str
 ) -> None:
-    settings = {"multi_scale": (0.5, 1), "fit": "resize", "epochs": 3}
-    kept = batches(dataset, 0, **settings)
+    settings = {"multi_scale": (0.5, 1), "fit": fit, "epochs": 4}
+    kept = batches(dataset, 2, **settings)
     monkeypatch.setattr("model.loader.free_memory", lambda: 0)
-    assert equal(batches(dataset, 0, **settings), kept)
+    assert equal(batches(dataset, 2, **settings), kept)
+
+
+@pytest.mark.parametrize(("room", "decoded"), [(10**7, 12), (0, 36)])
+def test_a_photo_is_decoded_once_for_all_sizes_of_its_crops(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, room: int, decoded: int
+) -> None:
+    positions: list[int] = []
+    read = Dataset.__getitem__
+
+    def counted(data: Dataset, position: int) -> Labelled:
+        positions.append(position)
+        return read(data, position)
+
+    monkeypatch.setattr(Dataset, "__getitem__", counted)
+    monkeypatch.setattr("model.loader.free_memory", lambda: room)
+    batches(dataset, 0, multi_scale=(0.5, 1), epochs=3)
+    assert len(positions) == decoded
 
 
 def test_seed_and_epoch_change_everything(dataset: Path) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.counted import counted
 from model.device import autocast, default_threads, pick_device, pick_memory_format, pick_precision
 from model.loader import normalise
 from model.losses import build_loss
@@ -34,7 +35,10 @@ def rows(folder: Path) -> Iterator[Row | NotMeasured]:
     theirs = smp.Unet("resnet34", encoder_weights=None, classes=_CLASSES)
     _must_be_alike(ours, theirs)
     ours_step = _ours(ours, images, targets)
-    what = f"CPU training step: ResNet34-UNet, {_SIDE} px, batch {_BATCH}"
+    what = (
+        f"CPU training step: ResNet34-UNet, {_SIDE} px, batch {_BATCH}, "
+        f"{counted(torch.get_num_threads(), 'thread')}"
+    )
     plain = _plain(theirs, images, targets)
     yield Row(
         what, "smp, plain fp32", "of the time", 0.45, ours_step, plain,
@@ -117,7 +121,7 @@ def _must_be_alike(ours: nn.Module, theirs: nn.Module) -> None:
     for size in (_parameters, _operations):
         mine, other = size(ours), size(theirs)
         if abs(mine - other) > _ALIKE * other:
-            raise SystemExit(f"{size.__name__}: {mine:,} and {other:,} are no equal nets")
+            raise RuntimeError(f"{size.__name__}: {mine:,} and {other:,} are no equal nets")
 
 
 def _parameters(net: nn.Module) -> int:

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from infra.stores import Store
 from model.dataset import Dataset
-from model.loader import Batch, training_batches
+from model.loader import normalise, training_batches
 from model.order import BatchOrder
 from model.recipe import Recipe, Size
 from model.recipes import named
@@ -42,13 +42,17 @@ def rows(folder: Path) -> Iterator[Row]:
     settings = {**AUGMENTED, "image_size": Size(_SIDE, _SIDE), "batch_size": _BATCH}
     recipe = named("voc-resnet-unet").override(settings)
 
-    def ours() -> Iterator[Batch]:
-        return training_batches(data, recipe, BatchOrder(0, len(data), _BATCH, 10_000), _WORKERS)
+    reads = Reference(archive, data, recipe)
+
+    def ours() -> Iterator[Tensor]:
+        order = BatchOrder(0, len(data), _BATCH, epochs=10_000)
+        for batch in training_batches(data, recipe, order, _WORKERS):
+            yield normalise(batch.images, recipe.normalise)
 
     def reference() -> Iterator[list[Tensor]]:
         loader = DataLoader(
-            Reference(archive, data, recipe), _BATCH, shuffle=True, num_workers=_WORKERS,
-            drop_last=True, persistent_workers=True,
+            reads, _BATCH, shuffle=True, num_workers=_WORKERS, drop_last=True,
+            persistent_workers=True,
         )  # fmt: skip
         return chain.from_iterable(repeat(loader))
 
@@ -121,7 +125,7 @@ class Reference(TorchDataset[tuple[Tensor, Tensor]]):
                 v2.RandomRotation(recipe.rotate, fill={tv_tensors.Mask: 255, "others": 0}),
                 v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
                 v2.RandomHorizontalFlip(recipe.flip),
-                v2.ColorJitter(*[recipe.jitter] * 3, recipe.jitter / 4),
+                v2.RandomApply([v2.ColorJitter(*[recipe.jitter] * 3, recipe.jitter / 4)], 0.8),
                 v2.ToImage(),
                 v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
                 v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -13,6 +13,7 @@ import torch
 
 from infra.stores import Store
 from model import checkpoint
+from model.device import usable_cores
 from model.inference import Predictor
 from model.job import Job
 from model.loader import normalise
@@ -30,6 +31,7 @@ _PHOTOS = 1000
 
 def rows(folder: Path) -> Iterator[Row]:
     """By the dry run's net, on photos as the dry run's."""
+    torch.set_num_threads(usable_cores())
     photos, path = _photos(folder), _checkpoint(folder)
     number = count()
 
