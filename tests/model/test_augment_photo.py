@@ -25,7 +25,7 @@ def test_colours_change_as_torchvision_changes_them(
     wanted = F.adjust_hue(F.adjust_saturation(wanted, saturation), hue)
     apart = np.abs(255 * wanted.permute(1, 2, 0).numpy() - ours)
     assert apart.mean() < 1.2
-    assert apart.max() < 6
+    assert apart.max() < 10  # of the brightest colours, whose hue is one of 256
 
 
 def test_the_mean_that_contrast_goes_by_is_that_of_the_photo() -> None:
