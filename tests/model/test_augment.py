@@ -78,6 +78,14 @@ def test_the_same_seed_gives_the_same_whatever_came_before(
             np.testing.assert_array_equal(left, right)
 
 
+def test_chances_are_those_of_seed_epoch_and_photo_whoever_is_beside_it() -> None:
+    one, epoch, photo = drawn_chances(3, [Draw(0, 5), Draw(1, 5), Draw(0, 6)], ["a", "a", "b"])
+    (seed,) = drawn_chances(4, [Draw(0, 5)], ["a"])
+    (again,) = drawn_chances(3, [Draw(0, 9)], ["a"])
+    np.testing.assert_array_equal(one, again)
+    assert len({tuple(chances) for chances in (one, epoch, photo, seed)}) == 4
+
+
 def test_seeds_differ(augmenting: Augmenting) -> None:
     photo, mask = labelled(0, 30, 40)
     augment = augmenting(RECIPE)

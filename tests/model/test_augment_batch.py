@@ -150,9 +150,14 @@ def test_of_a_turned_photo_nothing_lies_beyond_where_it_lay(angle: float) -> Non
         ((10, 40), np.s_[[*range(11), *range(21, 32)]]),
         ((40, 10), np.s_[:, 21:]),
     ):
-        _, targets = made(recipe, [smooth(*shape)], angle=angle)
-        assert (targets[0][beyond] == VOID).all()
-        assert (targets[0] != VOID).sum() > 100
+        pair = smooth(*shape)
+        _, targets = made(recipe, [pair], angle=angle)
+        chances = np.full((1, CHANCES), 0.5)
+        chances[:, ANGLE] = angle
+        _, masks = augmented([pair], Plan.of(recipe, np.array([shape]), chances))
+        for target in (targets[0], masks[0]):
+            assert (target[beyond] == VOID).all()
+            assert (target != VOID).sum() > 100
 
 
 def test_each_is_changed_by_its_own_numbers_whoever_is_beside_it() -> None:

@@ -29,6 +29,13 @@ def test_samples_come_back_as_they_were(folder: Path) -> None:
             np.testing.assert_array_equal(found.mask, mask)
 
 
+def test_a_photo_of_another_size_than_the_index_says_is_refused(folder: Path) -> None:
+    data = Dataset(folder, "val")
+    data.samples[2] = data.samples[2].model_copy(update={"width": 25})
+    with pytest.raises(InputError, match="val_002 is not of the size"):
+        data[2]
+
+
 def test_it_travels_to_spawned_workers(folder: Path) -> None:
     data = Dataset(folder, "val")
     copy = pickle.loads(pickle.dumps(data))
