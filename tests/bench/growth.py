@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests/support python tests/bench/growth.py [CURVES …] [--into docs/growth.png]
 
-Every size is measured in a process of its own. The exponent is that of the last step: 1 grows in
-proportion, 0 not at all. Ends with 1 where seconds or requests grow faster than their size.
+Every size is measured in a process of its own. Exponents are those of the step from the size
+before: 1 grows in proportion, 0 not at all. Ends with 1 where one of the last step is above 1.
 """
 
 import argparse
@@ -170,7 +170,7 @@ def main() -> int:
         point.megabytes = peak / (1e6 if sys.platform == "darwin" else 1e3)
         print(json.dumps(asdict(point)))
         return 0
-    table = Table("of", "size", "seconds", "peak MB", "requests", "exponent", box=None)
+    table = Table("of", "size", "seconds", "peak MB", "requests", "exponents", box=None)
     late, drawn = False, {}
     for name in args.curves or CURVES:
         try:
@@ -180,14 +180,19 @@ def main() -> int:
             late = True
     for name, points in drawn.items():
         for before, point in zip([None, *points], points, strict=False):
-            grows = _exponent(before, point) if before else None
-            late |= point is points[-1] and grows is not None and grows > _TOO_FAST
+            grows = _exponents(before, point) if before else {}
+            late |= point is points[-1] and any(one > _TOO_FAST for one in grows.values())
             table.add_row(
                 CURVES[name].of, f"{point.size:,} {CURVES[name].unit}", f"{point.seconds:.3g}",
                 f"{point.megabytes:,.0f}", "" if point.requests is None else f"{point.requests:,}",
-                "" if grows is None else f"{grows:.2f}",
+                ", ".join(f"{of} {one:.2f}" for of, one in grows.items()),
             )  # fmt: skip
     Console().print(table)
+    if "requests" in drawn:
+        *_, before, last = drawn["requests"]
+        asked = (last.requests or 0) - (before.requests or 0)
+        hourly = 3600 * asked / (last.seconds - before.seconds)
+        print(f"A run by a bucket sends {hourly:,.0f} requests an hour of training.")
     print(where())
     if args.into and drawn:
         _draw(drawn, args.into)
@@ -203,11 +208,17 @@ def _points(name: str) -> Iterator[Point]:
         yield Point(**json.loads(said.splitlines()[-1]))
 
 
-def _exponent(before: Point, after: Point) -> float:
-    """Of requests where they were counted, else of seconds."""
-    counted = before.requests and after.requests
-    grown = after.requests / before.requests if counted else after.seconds / before.seconds
-    return math.log(grown) / math.log(after.size / before.size)
+def _exponents(before: Point, after: Point) -> dict[str, float]:
+    """How seconds, memory and requests grow from one to the other, as far as they were measured."""
+    grown = {
+        "seconds": (before.seconds, after.seconds),
+        "MB": (before.megabytes, after.megabytes),
+        "requests": (before.requests, after.requests),
+    }
+    steps = math.log(after.size / before.size)
+    return {
+        of: math.log(last / first) / steps for of, (first, last) in grown.items() if first and last
+    }
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Training on a GPU, end to end: against loops as tutorials have them, and its own step alone."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -8,6 +9,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.device import default_workers, usable_cores
 from model.job import Job
@@ -21,6 +23,7 @@ from pairs import NotMeasured, Row
 from rows.loader import AUGMENTED, Reference, photos
 
 _STEPS, _BATCH = 100, 32
+_SIDE = 8192  # of the matrices whose product is a device's peak
 _ROWS = (
     ("GPU training: ResNet34-UNet, 256 px", "torchvision's reference style, smp, bf16", "≥ 3x"),
     ("GPU training: ResNet34-UNet, 256 px", "its own step, nothing loaded", "≤ 1.05x time"),
@@ -50,10 +53,22 @@ def on(
         {**AUGMENTED, "fit": "crop", "image_size": Size(320, 480), "batch_size": batch // 4}
     )
     ours, alone, job = _ours(folder / "resnet", dataset, resnet, device, steps)
+
+    def share_of_peak() -> str:
+        """Of what the largest matrix products reach here, whatever the data sheet promises."""
+        with FlopCounterMode(display=False) as counter:
+            _seconds_of(alone)
+        done = counter.get_total_flops() / _seconds_of(alone)
+        peak = _multiplying(device)
+        return (
+            f"{done / 1e12:.3g} TFLOP/s, {100 * done / peak:.0f} % of the {peak / 1e12:.3g} that "
+            f"bf16 matrices of {_SIDE} x {_SIDE} are multiplied with."
+        )
+
     theirs = smp.Unet("resnet34", encoder_weights=None, classes=len(job.origin.classes))
     style = _plainly(theirs, archive, job, torch.bfloat16, steps)
     yield Row(*_ROWS[0][:2], "times as fast", 3, ours, style)
-    yield Row(*_ROWS[1][:2], "of the time", 1.05, ours, alone)
+    yield Row(*_ROWS[1][:2], "of the time", 1.05, ours, alone, besides=share_of_peak)
     ours, _, job = _ours(folder / "unet", dataset, unet, device, steps)
     theirs = build_net(unet, len(job.origin.classes))
     style = _plainly(theirs, archive, job, torch.float16, steps)
@@ -79,6 +94,25 @@ def _ours(
         float(loss)  # waits for the device
 
     return lambda: run(loaded), lambda: run(repeat(one)), job
+
+
+def _seconds_of(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _multiplying(device: torch.device, side: int = _SIDE, products: int = 20) -> float:
+    """FLOP/s of products of square matrices in bf16."""
+    factor = torch.ones(side, side, dtype=torch.bfloat16, device=device)
+
+    def multiply() -> None:
+        for _ in range(products):
+            product = factor @ factor
+        float(product[0, 0])  # waits for the device
+
+    multiply()
+    return 2 * side**3 * products / _seconds_of(multiply)
 
 
 def _plainly(

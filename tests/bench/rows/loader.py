@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import psutil
 import torch
@@ -119,9 +120,10 @@ class Reference(TorchDataset[tuple[Tensor, Tensor]]):
                     of[place.stem] = file.read()
         self.pairs = [(photos[name], masks[name]) for name in sorted(wanted)]
         (low, high), size = recipe.scale, recipe.image_size
+        side = int(np.median(data.sizes.min(axis=1)))
         self.steps = v2.Compose(
             [
-                v2.RandomResize(int(375 * low), int(375 * high), antialias=True),
+                v2.RandomResize(int(side * low), int(side * high), antialias=True),
                 v2.RandomRotation(recipe.rotate, fill={tv_tensors.Mask: 255, "others": 0}),
                 v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
                 v2.RandomHorizontalFlip(recipe.flip),
