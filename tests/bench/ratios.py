@@ -51,24 +51,31 @@ def main() -> int:
                 traceback.print_exc()
                 done.append(NotMeasured(name, "", "", "it failed"))
                 failed = True
+            if args.into:
+                _write(done, args.into)
     table = Table(box=None, pad_edge=False)
     for name in _HEAD:
         table.add_column(name, no_wrap=name not in ("what", "against"))
     for one in done:
         table.add_row(*_cells(one))
     Console().print(table)
-    notes = [
+    print(*_notes(done), where(), sep="\n")
+    return int(failed or any(isinstance(one, Measured) and not one.met for one in done))
+
+
+def _write(done: list[Measured | NotMeasured], path: Path) -> None:
+    lines = [_HEAD, ["---"] * len(_HEAD), *map(_cells, done)]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    below = "".join(f"\n- {line}" for line in _notes(done))
+    path.write_text(f"# Measured\n\n{_INTRODUCTION}\n\n{text}\n{below}\n\n{where()}\n")
+
+
+def _notes(done: list[Measured | NotMeasured]) -> list[str]:
+    return [
         f"{one.what}, against {one.against}: {one.said}"
         for one in done
         if isinstance(one, Measured) and one.said
     ]
-    print(*notes, where(), sep="\n")
-    if args.into:
-        lines = [_HEAD, ["---"] * len(_HEAD), *map(_cells, done)]
-        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        below = "".join(f"\n- {line}" for line in notes)
-        args.into.write_text(f"# Measured\n\n{_INTRODUCTION}\n\n{text}\n{below}\n\n{where()}\n")
-    return int(failed or any(isinstance(one, Measured) and not one.met for one in done))
 
 
 def _of(name: str, folder: Path, pairs: int | None) -> Iterator[Measured | NotMeasured]:
