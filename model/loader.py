@@ -42,11 +42,11 @@ def normalise(images: Tensor, kind: str) -> Tensor:
     `kind` says by which figures: "imagenet", one mean and deviation a channel for all photos, or
     "per-image", each photo's own over all its pixels and channels.
     """
-    images = images.float()
+    images = images.to(torch.float32, copy=True)  # which is changed, and not copied again
     if kind == "per-image":
         deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
-        return (images - mean) / deviation.clamp(min=1)  # a photo of one colour has none
-    return (images - _by_channel(_MEAN, images.device)) / _by_channel(_STD, images.device)
+        return images.sub_(mean).div_(deviation.clamp(min=1))  # a photo of one colour has none
+    return images.sub_(_by_channel(_MEAN, images.device)).div_(_by_channel(_STD, images.device))
 
 
 def _by_channel(shares: Iterable[float], device: torch.device) -> Tensor:

@@ -37,7 +37,7 @@ def _members(
     content: dict[str, bytes], stems: Iterator[str], pairs: int, photos: int
 ) -> Iterator[tuple[str, bytes]]:
     every = photos // pairs
-    labelled = [f"{index:08d}" for index in range(0, photos, every)][:pairs]
+    labelled = [f"2012_{index:06d}" for index in range(0, photos, every)][:pairs]
     judging = set(labelled[::10])
     for split, names in (
         ("train", [name for name in labelled if name not in judging]),
@@ -46,7 +46,7 @@ def _members(
         yield f"ImageSets/Segmentation/{split}.txt", "\n".join([*names, ""]).encode()
     wanted = set(labelled)
     for index, stem in zip(range(photos), stems, strict=False):
-        name = f"{index:08d}"
+        name = f"2012_{index:06d}"
         yield f"JPEGImages/{name}.jpg", _with_comment(content[f"{stem}.jpg"], name)
         if name in wanted:
             yield f"SegmentationClass/{name}.png", content[f"{stem}.png"]

@@ -148,7 +148,7 @@ def _served(folder: Path) -> int:
 
 CURVES = {
     "prepare": Curve("preparation", "pairs", (100, 1000, 10_000), prepare),
-    "reaper": Curve("a look of the reaper", "machines", (100, 1000, 10_000), reaper),
+    "reaper": Curve("a look of the reaper", "machines", (100, 1000, 10_000, 20_000), reaper),
     "status": Curve("voc-train status", "runs", (10, 100, 1000), status),
     "requests": Curve("a run by a bucket", "epochs", (5, 20, 80), requests),
 }
