@@ -59,8 +59,8 @@ def rows(folder: Path) -> Iterator[Row]:
     yield Row(
         "rental: seconds billed but not training", "two machines and a Volume, by hand",
         "of the time", 0.5, ours, by_hand,
-        besides=lambda: "by hand both machines are paid for while one prepares, is set up or copies; "
-        "ours prepares here. Simulated seconds of each: "
+        besides=lambda: "by hand both are paid for while one prepares, is set up or copies; ours "
+        "prepares here. Simulated seconds of each: "
         + ", ".join(f"{name.replace('_', '-')} {seconds:.0f}" for name, seconds in took.items())
         + ".",
     )  # fmt: skip
