@@ -244,6 +244,10 @@ def _draw(drawn: dict[str, list[Point]], path: Path) -> None:
         axes.loglog(sizes, linear, ":", color="0.6", label="in proportion")
         axes.set_title(CURVES[name].of)
         axes.set_xlabel(CURVES[name].unit)
+        axes.set_xticks(
+            sizes, [f"{size // 1000}k" if size >= 1000 else f"{size}" for size in sizes]
+        )
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=110)
