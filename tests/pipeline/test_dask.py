@@ -163,6 +163,7 @@ def test_a_lost_worker_costs_only_its_share(
     assert 0 < len(before) < len(dataset.shards)
     assert {shard: shard.stat().st_mtime_ns for shard in before} == before
     assert is_whole(dataset, Store.open(str(store)))
+    assert dataset == prepared(tmp_path / "here", archives, "local")
 
 
 def test_the_next_attempt_builds_what_is_missing(
