@@ -46,8 +46,8 @@ def rows(folder: Path) -> Iterator[Row | NotMeasured]:
         "convolutions, which ours does as well" + ("." if _has_bf16() else
         "; the target is that of a processor with bf16, which this one lacks."),
     )  # fmt: skip
-    best = _well(theirs, images, targets)
     if _has_bf16():
+        best = _well(theirs, images, targets)
         yield Row(what, "smp, bf16 and channels_last", "of the time", 0.95, ours_step, best)
     else:
         why = "this processor would emulate bf16"
