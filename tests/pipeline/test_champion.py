@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from commands import VocTrain, in_this_process
 from infra.failure import Cause, Failure
@@ -55,6 +56,12 @@ def checkpoint(run: str, store: Store | None = None) -> Checkpoint:
         dataset_key="k",
         dataset_digest="d",
     )
+
+
+@pytest.mark.parametrize("run", ["", "a/b", "..", "é", "a b", "r" * 41])
+def test_what_cannot_be_a_runs_id_is_no_checkpoints(run: str) -> None:
+    with pytest.raises(ValidationError, match="run_id"):
+        checkpoint(run)
 
 
 def promoted(store: Store, *runs: str, by_hand: bool = False) -> History:

@@ -13,7 +13,7 @@ SLOW = {"boto3", "cv2", "linode_api4", "numpy", "paramiko", "prefect", "torch", 
 _TELLS = """
 import atexit, sys
 atexit.register(lambda: print("IMPORTED", *sys.modules))
-from pipeline.cli import main
+from pipeline.command import main
 main()
 """
 
